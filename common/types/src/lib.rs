@@ -1,0 +1,13 @@
+//! The plain words of Millrace: identifiers, offsets, the definition of a pipeline, and what masters and
+//! workers tell each other. No IO, no clock, no runtime: the scheduler is built on this crate alone.
+
+mod ids;
+mod pipeline;
+mod report;
+
+pub use ids::{Epoch, InvalidId, Millis, NextOffset, PipelineId, SlotId, WorkerId};
+pub use pipeline::{InvalidDefinition, LakeTarget, PipelineDefinition, Problem, RollPolicy, SecretReference};
+pub use report::{Halt, HaltKind, SlotMetrics, SlotPhase, SlotReport, StopReason, WorkerSpec};
+
+/// Millrace's version, as workers and masters tell each other.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,105 @@
+//! What a worker offers and reports.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, NextOffset, SlotId, WorkerId};
+
+/// What a worker offers when it registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSpec {
+    pub id: WorkerId,
+    pub pid: u32,
+    pub host: String,
+    /// Port on which the worker listens; a refused connection there means that the process is gone.
+    pub port: u16,
+    /// Port of the worker's own `/healthz`, `/readyz` and `/metrics`.
+    pub http_port: u16,
+    pub cores: u32,
+    pub memory_mib: u64,
+    /// The most slots that the worker's memory budget carries.
+    pub max_slots: u32,
+    pub version: String,
+}
+
+/// Where a slot stands on its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotPhase {
+    /// Fencing its predecessor, reading the record, claiming.
+    Opening,
+    /// The claim is committed: the slot is opened and works.
+    Running,
+    /// Giving up after a last commit.
+    Revoking,
+}
+
+/// Figures of a slot, for people; no decision about correctness uses them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SlotMetrics {
+    /// Next offset of the lake; `None` until the record has been read.
+    pub lake_cursor: Option<NextOffset>,
+    /// Next offset that will be read.
+    pub position: Option<NextOffset>,
+    /// End of the partition as a `read_committed` reader sees it.
+    pub end: Option<NextOffset>,
+    /// Records of the partition that the lake does not hold yet.
+    pub lag: Option<u64>,
+    pub records_per_second: f64,
+    pub buffered_rows: u64,
+    pub buffered_bytes: u64,
+    /// Rows in the lake and records quarantined by this owner since it opened the slot.
+    pub rows_committed: u64,
+    pub records_quarantined: u64,
+    pub rows_unplaced: u64,
+    /// The last transaction that moved a cursor, in milliseconds since 1970 UTC.
+    pub last_commit_at_ms: Option<u64>,
+    pub last_object: Option<String>,
+    /// What the slot waits for when it does not move ("S3 answers 503, try 7").
+    pub waiting_for: Option<String>,
+}
+
+/// A running slot in a heartbeat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotReport {
+    pub slot: SlotId,
+    pub epoch: Epoch,
+    pub phase: SlotPhase,
+    pub metrics: SlotMetrics,
+}
+
+/// Why a slot stopped on its worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The master took it back.
+    Revoked,
+    /// Another owner fenced this one.
+    Fenced,
+    /// The record carries a higher epoch than the grant: the master lost its store.
+    EpochBehind { recorded: Epoch },
+    /// It can't go on without a person.
+    Halted(Halt),
+    /// The worker could not run it now (for example: the memory budget is full); grant it anew.
+    Failed { detail: String },
+}
+
+/// Why a slot halted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HaltKind {
+    /// The master knows the slot as opened, but Kafka holds no record of it.
+    RecordLost,
+    /// The record can't be read.
+    RecordDamaged,
+    /// The source no longer holds offsets that the slot has not done.
+    OffsetsLost,
+    /// The manifest or the staged objects it names are gone or differ.
+    ManifestMismatch,
+}
+
+/// A slot's halt: what is wrong, where, and what a person can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    pub kind: HaltKind,
+    pub detail: String,
+}
