@@ -1,1 +1,11 @@
-//! Filled in below.
+//! What every Millrace process shares: the event model, Kafka and lake set-up, telemetry, orderly shutdown.
+
+pub mod backoff;
+pub mod headers;
+pub mod http;
+pub mod kafka;
+pub mod lake;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use millrace_types as types;
