@@ -1,6 +1,7 @@
 //! What every Millrace process shares: the event model, Kafka and lake set-up, telemetry, orderly shutdown.
 
 pub mod backoff;
+pub mod event;
 pub mod headers;
 pub mod http;
 pub mod kafka;

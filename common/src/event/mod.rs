@@ -1,0 +1,24 @@
+//! The click event: the check that collector and worker share, its canonical hash, its row in the lake, and
+//! the way back from the row to what the client sent.
+//!
+//! What is promised: for every `json` that [`check`] accepts, the row's client columns and `extra` rebuild a
+//! document with the same [`canonical_hash`]. Nothing here does IO, reads a clock, or panics on bad input.
+
+mod canonical;
+mod check;
+mod field;
+pub mod footer;
+mod number;
+mod rejection;
+mod scan;
+mod time;
+
+pub use canonical::{canonical_hash, canonical_json};
+pub use check::{Event, check};
+pub use field::{FIELDS, Field, FieldKind, PAGE, USER_AGENT};
+pub use rejection::{Rejection, RejectionCode};
+
+/// The longest `package_id`, in bytes of UTF-8: it becomes the key of the record.
+pub const LONGEST_PACKAGE_ID: usize = 256;
+/// The most levels of objects and arrays, the event itself included.
+pub const MAX_DEPTH: usize = 100;
