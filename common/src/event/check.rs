@@ -154,18 +154,10 @@ impl<'a> Members<'a> {
     fn read(json: &'a [u8]) -> Result<Self, Rejection> {
         let mut members = Self::default();
         let mut scanner = Scanner::new(json)?;
-        if scanner.peek() == Some(b'{') {
-            scanner.object(|scanner, key| members.member(scanner, key))?;
-            scanner.end()?;
-            return Ok(members);
-        }
-        let other = scanner.value()?;
+        scanner.expect_object()?;
+        scanner.object(|scanner, key| members.member(scanner, key))?;
         scanner.end()?;
-        Err(Rejection::new(
-            RejectionCode::NotAnObject,
-            "",
-            format!("found {}, expected an object", other.describe()),
-        ))
+        Ok(members)
     }
 
     fn member(&mut self, scanner: &mut Scanner<'a>, key: Raw<'a>) -> Result<(), Rejection> {

@@ -6,16 +6,21 @@
 
 mod canonical;
 mod check;
+mod columns;
+pub mod day;
 mod field;
 pub mod footer;
 mod number;
+mod rebuild;
 mod rejection;
 mod scan;
 mod time;
 
 pub use canonical::{canonical_hash, canonical_json};
 pub use check::{Event, check};
+pub use columns::{ClientColumns, ColumnValue, column, schema, time_type};
 pub use field::{FIELDS, Field, FieldKind, PAGE, USER_AGENT};
+pub use rebuild::{ClientColumnReader, RebuildError, rebuild};
 pub use rejection::{Rejection, RejectionCode};
 
 /// The longest `package_id`, in bytes of UTF-8: it becomes the key of the record.

@@ -113,6 +113,21 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Checks that an object is next.
+    pub(super) fn expect_object(&mut self) -> Result<(), Rejection> {
+        match self.peek() {
+            Some(b'{') => Ok(()),
+            _ => {
+                let other = self.value()?;
+                Err(Rejection::new(
+                    RejectionCode::NotAnObject,
+                    "",
+                    format!("found {}, expected an object", other.describe()),
+                ))
+            }
+        }
+    }
+
     /// Scans any one value with all that it holds.
     pub(super) fn value(&mut self) -> Result<Raw<'a>, Rejection> {
         let first = self.peek();
