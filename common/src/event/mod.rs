@@ -14,6 +14,8 @@ mod number;
 mod rebuild;
 mod rejection;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod time;
 
 pub use canonical::{canonical_hash, canonical_json};
