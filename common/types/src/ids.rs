@@ -136,7 +136,11 @@ impl FromStr for SlotId {
         if partition < 0 {
             return Err(wrong());
         }
-        Ok(Self { pipeline: PipelineId::new(pipeline)?, topic: topic.parse().map_err(|_| wrong())?, partition })
+        Ok(Self {
+            pipeline: PipelineId::new(pipeline)?,
+            topic: topic.parse().map_err(|_| wrong())?,
+            partition,
+        })
     }
 }
 
