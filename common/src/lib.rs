@@ -8,5 +8,6 @@ pub mod kafka;
 pub mod lake;
 pub mod shutdown;
 pub mod telemetry;
+pub mod units;
 
 pub use millrace_types as types;

@@ -1,1 +1,157 @@
-//! Filled in below.
+//! The worker: registers with the master, runs the slots that it is granted, each from Kafka to the lake, exactly
+//! once. Start reading at `slot`; `kafka` and `transform` are its two ends.
+
+mod budget;
+mod compute;
+mod kafka;
+mod manager;
+mod metrics;
+mod session;
+mod slot;
+pub mod transform;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_common::http::{self, BindError, Readiness};
+use millrace_common::shutdown::Shutdown;
+use millrace_common::types::{InvalidId, VERSION, WorkerId, WorkerSpec};
+use millrace_common::units::{format_bytes, parse_bytes};
+use tokio::sync::{Notify, mpsc};
+use tracing::{error, info, warn};
+
+use crate::budget::{Budget, divide};
+use crate::compute::ComputePool;
+use crate::manager::{Manager, RunningSlots};
+use crate::session::Session;
+
+/// The least memory with which a slot can work at all.
+const LEAST_MEMORY: u64 = 64 << 20;
+/// How long the last commits may take before the process leaves anyway.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A worker: offers cores and memory to a master and runs the slots that it is granted.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    millrace worker --master 127.0.0.1:7077\n  \
+    millrace worker --master 127.0.0.1:7077 --cores 2 --memory 2GiB\n\n\
+    The S3 credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.\n\
+    Everything else the worker learns from the master.")]
+pub struct Config {
+    /// Where the master listens; several, separated by commas, are tried in turn.
+    #[arg(long, env = "MILLRACE_MASTER", value_delimiter = ',', required = true, value_name = "HOST:PORT")]
+    pub master: Vec<String>,
+    /// Cores to offer: slots' work keeps at most this many busy. By default all of the machine.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub cores: Option<u32>,
+    /// Budget of all buffers; when it is reached, open files are flushed early.
+    #[arg(long, default_value = "1GiB", value_parser = parse_memory, value_name = "SIZE")]
+    pub memory: u64,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub bind: IpAddr,
+    /// Port for /healthz, /readyz and /metrics; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Host name or address under which the master reaches this worker; by default the one it listens on.
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text)?;
+    if bytes < LEAST_MEMORY {
+        return Err(format!("{} is too little: expected at least {}", format_bytes(bytes), format_bytes(LEAST_MEMORY)));
+    }
+    Ok(bytes)
+}
+
+/// Why a worker can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("--advertise can't become part of the worker's id: {0}")]
+    Advertise(#[from] InvalidId),
+    #[error("the worker's address can't be told: {0}")]
+    Address(#[from] std::io::Error),
+}
+
+/// Runs a worker until `shutdown` begins; then commits, gives its slots up, and returns.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+    let listener = http::bind("the worker", SocketAddr::new(config.bind, config.port), "--port").await?;
+    let port = listener.local_addr()?.port();
+    let cores = config
+        .cores
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)));
+    let host = config.advertise.unwrap_or_else(|| match config.bind {
+        any if any.is_unspecified() => "127.0.0.1".to_owned(),
+        address => address.to_string(),
+    });
+    let division = divide(config.memory, cores);
+    let spec = WorkerSpec {
+        id: WorkerId::new(format!(
+            "worker-{}-{}-{port}",
+            chrono::Utc::now().format("%Y%m%d%H%M%S"),
+            host.replace(':', "-")
+        ))?,
+        pid: std::process::id(),
+        host,
+        port,
+        http_port: port,
+        cores,
+        memory_mib: config.memory >> 20,
+        max_slots: division.max_slots,
+        version: VERSION.to_owned(),
+    };
+    info!(
+        worker = %spec.id, pid = spec.pid, cores, memory = format_bytes(config.memory),
+        max_slots = division.max_slots, fetch_per_slot = format_bytes(division.fetch_bytes_per_slot),
+        buffers = format_bytes(division.buffer_bytes), "worker starts"
+    );
+
+    let readiness = Readiness::waiting("the master");
+    let budget = Budget::new(division.buffer_bytes);
+    let running = RunningSlots::default();
+    let changed = Arc::new(Notify::new());
+    let (orders, to_carry_out) = mpsc::channel(256);
+    let (stopped, to_tell) = mpsc::channel(256);
+    let manager = Manager::new(
+        division,
+        Arc::clone(&budget),
+        ComputePool::new(cores),
+        running.clone(),
+        Arc::clone(&changed),
+        stopped,
+        shutdown.clone(),
+    );
+
+    let routes = http::status_routes(readiness.clone(), Arc::new(metrics::registry(&spec, &running, &budget)));
+    // The session outlasts the slots' last commits, so that the master sees them as long as they run.
+    let session_end = Shutdown::new();
+    let session = Session { masters: config.master, spec, running, budget, changed, orders, readiness };
+    let sessions = shutdown.spawn("session", session.run(to_tell, session_end.clone()));
+    let server_end = session_end.clone();
+    shutdown.spawn("http", async move {
+        let served = axum::serve(listener, routes)
+            .with_graceful_shutdown(async move { server_end.begun().await })
+            .await;
+        if let Err(error) = served {
+            error!(%error, "the status server ended");
+        }
+    });
+    let managing = shutdown.spawn("manager", manager.run(to_carry_out));
+
+    shutdown.begun().await;
+    if tokio::time::timeout(STOP_DEADLINE, managing).await.is_err() {
+        warn!("slots did not stop in time: their successors redo what is not committed");
+    }
+    session_end.begin();
+    let _ = sessions.await;
+    if !shutdown.drained(Duration::from_secs(2)).await {
+        warn!("tasks still run, leaving");
+    }
+    info!("worker stopped");
+    Ok(())
+}

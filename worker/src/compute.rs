@@ -1,0 +1,39 @@
+//! The compute pool: `--cores` permits for work that keeps a core busy, off the async threads.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+/// Cloning shares the pool.
+#[derive(Debug, Clone)]
+pub(crate) struct ComputePool {
+    permits: Arc<Semaphore>,
+}
+
+impl ComputePool {
+    pub(crate) fn new(cores: u32) -> Self {
+        Self { permits: Arc::new(Semaphore::new(cores as usize)) }
+    }
+
+    /// Runs `work` on one of the pool's cores. Once begun it runs to its end, even if nobody waits any more.
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the pool is never closed");
+        blocking(move || {
+            let _permit = permit;
+            work()
+        })
+        .await
+    }
+}
+
+/// Runs a call that blocks (librdkafka's) on a thread of its own; a panic in it goes on in the caller.
+pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(value) => value,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down and never began the call: nobody waits for it any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

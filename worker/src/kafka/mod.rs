@@ -1,0 +1,15 @@
+//! The worker's own layer over librdkafka, for what rust-rdkafka does not offer: batches from the partition
+//! queues of one consumer, and a transactional producer that tells when it must not be trusted any more.
+//!
+//! All `unsafe` of the worker is in this folder. It refuses to decide anything: no offset is chosen and no
+//! retry made here.
+
+mod batch;
+mod consumer;
+mod error;
+mod producer;
+
+pub(crate) use batch::Batch;
+pub(crate) use consumer::{CommittedOffset, ConsumerLimits, Fetched, PartitionReader, SourceConsumer};
+pub(crate) use error::{KafkaFailure, NativeError};
+pub(crate) use producer::{InvalidRecord, SlotProducer, TransactionError};

@@ -1,0 +1,156 @@
+//! One granted slot: open, read, flush, commit, publish; the exactly-once protocol of `docs/delivery.md`.
+//!
+//! A slot stops only by a revoke, by Kafka's fence, or by a halt that needs a person. Everything else is waited
+//! out, and any doubt about a transaction's outcome goes back to opening, where the record tells it.
+
+mod flush;
+mod manifest;
+mod open;
+mod publish;
+mod record;
+mod roll;
+mod staging;
+mod status;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_common::backoff::Backoff;
+use millrace_common::lake::Lake;
+use millrace_common::types::{Epoch, Halt, HaltKind, PipelineDefinition, SlotId, StopReason};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::budget::Account;
+use crate::compute::ComputePool;
+use crate::kafka::{SlotProducer, SourceConsumer};
+pub(crate) use status::SlotStatus;
+
+/// Everything that a slot's task works with.
+pub(crate) struct Slot {
+    pub(crate) id: SlotId,
+    pub(crate) epoch: Epoch,
+    /// The master knows that the slot was opened before: its record must exist.
+    pub(crate) opened: bool,
+    pub(crate) definition: Arc<PipelineDefinition>,
+    /// The source topic's name.
+    pub(crate) topic: String,
+    /// Partition of the invalid topic that takes what this slot quarantines: always the same one, so that a
+    /// transaction adds one partition only.
+    pub(crate) invalid_partition: i32,
+    pub(crate) consumer: Arc<SourceConsumer>,
+    pub(crate) lake: Lake,
+    pub(crate) account: Account,
+    pub(crate) compute: ComputePool,
+    pub(crate) status: Arc<SlotStatus>,
+    /// Give the slot up after a last commit.
+    pub(crate) revoked: CancellationToken,
+    /// Give it up at once, without a commit.
+    pub(crate) abandoned: CancellationToken,
+}
+
+/// Why a part of the slot's life ended.
+enum Exit {
+    Stop(StopReason),
+    /// The outcome of a transaction is uncertain: open anew and learn it from the record.
+    Doubt(String),
+}
+
+impl Exit {
+    fn halt(kind: HaltKind, detail: String) -> Self {
+        Self::Stop(StopReason::Halted(Halt { kind, detail }))
+    }
+}
+
+/// Runs the slot until it stops, and says why.
+pub(crate) async fn run(slot: Slot) -> StopReason {
+    let mut opened = slot.opened;
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
+    let reason = loop {
+        let exit = match open::open(&slot, opened).await {
+            Ok(open) => {
+                // From the claim on the record exists, whatever the master knows yet.
+                opened = true;
+                info!(slot = %slot.id, epoch = %slot.epoch, cursor = %open.record.lake_cursor, "slot opened");
+                let began = tokio::time::Instant::now();
+                let exit = work::work(&slot, open).await;
+                if began.elapsed() > Duration::from_secs(30) {
+                    backoff.reset();
+                }
+                exit
+            }
+            Err(exit) => exit,
+        };
+        match exit {
+            Exit::Stop(reason) => break reason,
+            Exit::Doubt(detail) => {
+                warn!(slot = %slot.id, epoch = %slot.epoch, detail, "producer retired, opening the slot anew");
+                slot.account.set(0, 0);
+                if slot.pause(backoff.next_wait()).await.is_err() {
+                    break StopReason::Revoked;
+                }
+            }
+        }
+    };
+    info!(slot = %slot.id, epoch = %slot.epoch, ?reason, "slot stopped");
+    reason
+}
+
+impl Slot {
+    /// Waits for `span`, or stops early when the slot is to be given up.
+    async fn pause(&self, span: Duration) -> Result<(), Exit> {
+        tokio::select! {
+            () = tokio::time::sleep(span) => Ok(()),
+            () = self.revoked.cancelled() => Err(Exit::Stop(StopReason::Revoked)),
+            () = self.abandoned.cancelled() => Err(Exit::Stop(StopReason::Revoked)),
+        }
+    }
+
+    /// Tries `attempt` until it succeeds, with growing pauses, telling what it waits for. Only giving the slot up
+    /// ends it early: a slot under way to its last commit (`revoked`) goes on until it is `abandoned`.
+    async fn persist<T, E, F>(&self, what: &str, attempt: impl Fn() -> F) -> Result<T, Exit>
+    where
+        E: std::fmt::Display,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(3));
+        loop {
+            let tried = tokio::select! {
+                tried = attempt() => tried,
+                () = self.abandoned.cancelled() => return Err(Exit::Stop(StopReason::Revoked)),
+            };
+            match tried {
+                Ok(value) => {
+                    if backoff.tries() > 0 {
+                        self.status.set_waiting_for(None);
+                        info!(slot = %self.id, tries = backoff.tries(), "{what}: works again");
+                    }
+                    return Ok(value);
+                }
+                Err(error) => {
+                    let wait = backoff.next_wait();
+                    let waiting_for = format!("{what}: {error} (try {})", backoff.tries());
+                    if backoff.tries().is_power_of_two() {
+                        warn!(slot = %self.id, epoch = %self.epoch, %error, tries = backoff.tries(), "{what}: trying again");
+                    }
+                    self.status.set_waiting_for(Some(waiting_for));
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.abandoned.cancelled() => return Err(Exit::Stop(StopReason::Revoked)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn transactional_id(&self) -> String {
+        format!("{}.{}", self.definition.group_id(), self.id.local())
+    }
+}
+
+/// A producer that has claimed the slot, and the record as it stands.
+struct Open {
+    producer: SlotProducer,
+    record: record::CommittedRecord,
+}

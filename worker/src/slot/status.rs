@@ -1,0 +1,99 @@
+//! What a slot tells about itself: read by heartbeats, written by the slot's task.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use millrace_common::types::{Epoch, NextOffset, SlotId, SlotMetrics, SlotPhase, SlotReport};
+use tokio::sync::Notify;
+
+/// Shared between a slot's task and the session.
+#[derive(Debug)]
+pub(crate) struct SlotStatus {
+    slot: SlotId,
+    epoch: Epoch,
+    state: Mutex<State>,
+    /// Told at each change that the master should hear of at once.
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: SlotPhase,
+    metrics: SlotMetrics,
+    records_read: u64,
+    rate_from: (Instant, u64),
+}
+
+impl SlotStatus {
+    pub(crate) fn new(slot: SlotId, epoch: Epoch, changed: Arc<Notify>) -> Arc<Self> {
+        let state = State {
+            phase: SlotPhase::Opening,
+            metrics: SlotMetrics::default(),
+            records_read: 0,
+            rate_from: (Instant::now(), 0),
+        };
+        Arc::new(Self { slot, epoch, state: Mutex::new(state), changed })
+    }
+
+    pub(crate) fn set_phase(&self, phase: SlotPhase) {
+        self.lock().phase = phase;
+        self.changed.notify_one();
+    }
+
+    /// Says what the slot waits for; `None` when it moves again.
+    pub(crate) fn set_waiting_for(&self, what: Option<String>) {
+        self.lock().metrics.waiting_for = what;
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut SlotMetrics)) {
+        change(&mut self.lock().metrics);
+    }
+
+    pub(crate) fn add_records_read(&self, count: u64) {
+        self.lock().records_read += count;
+    }
+
+    /// A transaction moved the cursor. The master hears of it at once: it is the end of a takeover.
+    pub(crate) fn committed(&self, cursor: NextOffset, rows: u64, quarantined: u64) {
+        let mut state = self.lock();
+        state.metrics.lake_cursor = Some(cursor);
+        state.metrics.rows_committed += rows;
+        state.metrics.records_quarantined += quarantined;
+        state.metrics.last_commit_at_ms = Some(unix_millis());
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The report of a heartbeat. The rate is over the time since the report at least a second before.
+    pub(crate) fn report(&self) -> SlotReport {
+        let mut state = self.lock();
+        let (since, count) = state.rate_from;
+        let seconds = since.elapsed().as_secs_f64();
+        if seconds >= 1.0 {
+            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+            let rate = (state.records_read - count) as f64 / seconds;
+            state.metrics.records_per_second = rate;
+            state.rate_from = (Instant::now(), state.records_read);
+        }
+        let metrics = &mut state.metrics;
+        metrics.lag = match (metrics.end, metrics.lake_cursor) {
+            (Some(end), Some(cursor)) => Some(u64::try_from(end.0 - cursor.0).unwrap_or(0)),
+            _ => None,
+        };
+        SlotReport {
+            slot: self.slot.clone(),
+            epoch: self.epoch,
+            phase: state.phase,
+            metrics: state.metrics.clone(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Now, for people: no decision about correctness uses it.
+pub(crate) fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
