@@ -13,19 +13,12 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            tries: 0,
-        }
+        Self { first, longest, tries: 0 }
     }
 
     /// How long to wait before the next try.
     pub fn next_wait(&mut self) -> Duration {
-        let full = self
-            .first
-            .saturating_mul(1 << self.tries.min(16))
-            .min(self.longest);
+        let full = self.first.saturating_mul(1 << self.tries.min(16)).min(self.longest);
         self.tries = self.tries.saturating_add(1);
         full.mul_f64(rand::random_range(0.5..=1.0))
     }

@@ -33,17 +33,11 @@ impl Readiness {
 
     /// What is waited for; `None` when ready.
     pub fn waiting_for(&self) -> Option<String> {
-        self.0
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     fn set(&self, state: Option<String>) {
-        *self
-            .0
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = state;
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = state;
     }
 }
 
@@ -59,10 +53,7 @@ pub fn status_routes(readiness: Readiness, metrics: Arc<Registry>) -> Router {
 async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
     match readiness.waiting_for() {
         None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(waiting_for) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("waiting for {waiting_for}\n"),
-        ),
+        Some(waiting_for) => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {waiting_for}\n")),
     }
 }
 
@@ -71,10 +62,7 @@ async fn show_metrics(State(metrics): State<Arc<Registry>>) -> impl IntoResponse
     match encode(&mut text, &metrics) {
         Ok(()) => (
             StatusCode::OK,
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )],
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
             text,
         ),
         Err(error) => (
@@ -102,12 +90,5 @@ pub async fn bind(
     address: SocketAddr,
     flag: &'static str,
 ) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|reason| BindError {
-            what,
-            address,
-            flag,
-            reason,
-        })
+    TcpListener::bind(address).await.map_err(|reason| BindError { what, address, flag, reason })
 }

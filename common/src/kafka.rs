@@ -37,10 +37,7 @@ pub enum SetUpError {
         source: KafkaError,
     },
     #[error("topic {topic:?} can't be made: {code}")]
-    Create {
-        topic: String,
-        code: RDKafkaErrorCode,
-    },
+    Create { topic: String, code: RDKafkaErrorCode },
 }
 
 /// Makes those of `topics` that are absent, each with `partitions` partitions; returns the partition count of
@@ -50,13 +47,9 @@ pub async fn ensure_topics(
     topics: &[&str],
     partitions: i32,
 ) -> Result<BTreeMap<String, i32>, SetUpError> {
-    let unreachable = |source| SetUpError::Unreachable {
-        servers: bootstrap_servers.to_owned(),
-        source,
-    };
-    let admin: AdminClient<DefaultClientContext> = client_config(bootstrap_servers, "setup")
-        .create()
-        .map_err(unreachable)?;
+    let unreachable = |source| SetUpError::Unreachable { servers: bootstrap_servers.to_owned(), source };
+    let admin: AdminClient<DefaultClientContext> =
+        client_config(bootstrap_servers, "setup").create().map_err(unreachable)?;
     let found = partition_counts(bootstrap_servers, topics).await?;
     let absent: Vec<NewTopic<'_>> = topics
         .iter()
@@ -67,14 +60,9 @@ pub async fn ensure_topics(
     if absent.is_empty() {
         return Ok(found);
     }
-    let options = AdminOptions::new()
-        .operation_timeout(Some(ADMIN_DEADLINE))
-        .request_timeout(Some(ADMIN_DEADLINE));
-    for result in admin
-        .create_topics(&absent, &options)
-        .await
-        .map_err(unreachable)?
-    {
+    let options =
+        AdminOptions::new().operation_timeout(Some(ADMIN_DEADLINE)).request_timeout(Some(ADMIN_DEADLINE));
+    for result in admin.create_topics(&absent, &options).await.map_err(unreachable)? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, code)) => return Err(SetUpError::Create { topic, code }),
@@ -88,9 +76,7 @@ pub async fn ensure_topics(
             return Ok(found);
         }
         if tokio::time::Instant::now() > deadline {
-            return Err(unreachable(KafkaError::MetadataFetch(
-                RDKafkaErrorCode::UnknownTopicOrPartition,
-            )));
+            return Err(unreachable(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -128,8 +114,5 @@ pub async fn partition_counts(
     })
     .await
     .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
-    asked.map_err(|source| SetUpError::Unreachable {
-        servers: bootstrap_servers.to_owned(),
-        source,
-    })
+    asked.map_err(|source| SetUpError::Unreachable { servers: bootstrap_servers.to_owned(), source })
 }

@@ -30,16 +30,10 @@ impl Lake {
 /// A lake that can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LakeError {
-    #[error(
-        "lake {url:?} can't be read: {reason}; expected s3://bucket/prefix or file:///folder/prefix"
-    )]
+    #[error("lake {url:?} can't be read: {reason}; expected s3://bucket/prefix or file:///folder/prefix")]
     Url { url: String, reason: String },
     #[error("the secret for lake {url:?} can't be read from {place}: {reason}")]
-    Secret {
-        url: String,
-        place: String,
-        reason: String,
-    },
+    Secret { url: String, place: String, reason: String },
     #[error("lake {url:?} can't be opened: {source}")]
     Open {
         url: String,
@@ -50,20 +44,12 @@ pub enum LakeError {
 
 /// Opens `target`. No request is made yet.
 pub fn open(target: &LakeTarget) -> Result<Lake, LakeError> {
-    let bad_url = |reason: String| LakeError::Url {
-        url: target.url.clone(),
-        reason,
-    };
-    let bad_store = |source| LakeError::Open {
-        url: target.url.clone(),
-        source,
-    };
+    let bad_url = |reason: String| LakeError::Url { url: target.url.clone(), reason };
+    let bad_store = |source| LakeError::Open { url: target.url.clone(), source };
     let url = Url::parse(&target.url).map_err(|error| bad_url(error.to_string()))?;
     match url.scheme() {
         "file" => {
-            let folder = url
-                .to_file_path()
-                .map_err(|()| bad_url("it names a host".into()))?;
+            let folder = url.to_file_path().map_err(|()| bad_url("it names a host".into()))?;
             std::fs::create_dir_all(&folder)
                 .map_err(|error| bad_url(format!("{} can't be made: {error}", folder.display())))?;
             let store = LocalFileSystem::new_with_prefix(&folder).map_err(bad_store)?;
@@ -75,11 +61,9 @@ pub fn open(target: &LakeTarget) -> Result<Lake, LakeError> {
             })
         }
         "s3" => {
-            let bucket = url
-                .host_str()
-                .ok_or_else(|| bad_url("the bucket is missing".into()))?;
-            let prefix = Path::parse(url.path().trim_matches('/'))
-                .map_err(|error| bad_url(error.to_string()))?;
+            let bucket = url.host_str().ok_or_else(|| bad_url("the bucket is missing".into()))?;
+            let prefix =
+                Path::parse(url.path().trim_matches('/')).map_err(|error| bad_url(error.to_string()))?;
             let mut builder = AmazonS3Builder::new()
                 .with_bucket_name(bucket)
                 .with_region(target.region.as_deref().unwrap_or("us-east-1"))
@@ -114,22 +98,18 @@ pub fn open(target: &LakeTarget) -> Result<Lake, LakeError> {
 
 fn secret(reference: &SecretReference, url: &str) -> Result<String, LakeError> {
     let (place, value) = match reference {
-        SecretReference::Environment(name) => (
-            format!("environment variable {name}"),
-            std::env::var(name).map_err(|error| error.to_string()),
-        ),
-        SecretReference::File(path) => (
-            format!("file {path}"),
-            std::fs::read_to_string(path).map_err(|error| error.to_string()),
-        ),
+        SecretReference::Environment(name) => {
+            (format!("environment variable {name}"), std::env::var(name).map_err(|error| error.to_string()))
+        }
+        SecretReference::File(path) => {
+            (format!("file {path}"), std::fs::read_to_string(path).map_err(|error| error.to_string()))
+        }
     };
-    value
-        .map(|text| text.trim().to_owned())
-        .map_err(|reason| LakeError::Secret {
-            url: url.to_owned(),
-            place,
-            reason,
-        })
+    value.map(|text| text.trim().to_owned()).map_err(|reason| LakeError::Secret {
+        url: url.to_owned(),
+        place,
+        reason,
+    })
 }
 
 #[cfg(test)]
@@ -148,30 +128,16 @@ mod tests {
 
     #[test]
     fn a_lake_that_cannot_be_opened_says_which_and_why() {
-        let message = open(&target("gopher://x/y"))
-            .expect_err("scheme")
-            .to_string();
-        assert!(
-            message.contains("gopher://x/y") && message.contains("expected s3://"),
-            "{message}"
-        );
-        let message = open(&target("s3://bucket/prefix"))
-            .expect_err("secret")
-            .to_string();
-        assert!(
-            message.contains("MILLRACE_TEST_UNSET_VARIABLE"),
-            "{message}"
-        );
+        let message = open(&target("gopher://x/y")).expect_err("scheme").to_string();
+        assert!(message.contains("gopher://x/y") && message.contains("expected s3://"), "{message}");
+        let message = open(&target("s3://bucket/prefix")).expect_err("secret").to_string();
+        assert!(message.contains("MILLRACE_TEST_UNSET_VARIABLE"), "{message}");
     }
 
     #[test]
     fn a_folder_is_a_lake_too() {
         let folder = tempfile::tempdir().expect("folder");
-        let lake =
-            open(&target(&format!("file://{}/lake", folder.path().display()))).expect("lake");
-        assert_eq!(
-            lake.path("year=2024/x.parquet").as_ref(),
-            "year=2024/x.parquet"
-        );
+        let lake = open(&target(&format!("file://{}/lake", folder.path().display()))).expect("lake");
+        assert_eq!(lake.path("year=2024/x.parquet").as_ref(), "year=2024/x.parquet");
     }
 }

@@ -73,10 +73,7 @@ impl Shutdown {
         F: Future<Output = ()> + Send + 'static,
     {
         let name = name.into();
-        let guard = PanicStops {
-            token: self.token.clone(),
-            name: name.clone(),
-        };
+        let guard = PanicStops { token: self.token.clone(), name };
         self.tracker.spawn(async move {
             let guard = guard;
             task.await;
@@ -87,9 +84,7 @@ impl Shutdown {
     /// Waits, after the stop has begun, until every task has ended; false if `longest` passed first.
     pub async fn drained(&self, longest: Duration) -> bool {
         self.tracker.close();
-        tokio::time::timeout(longest, self.tracker.wait())
-            .await
-            .is_ok()
+        tokio::time::timeout(longest, self.tracker.wait()).await.is_ok()
     }
 }
 
@@ -101,10 +96,7 @@ struct PanicStops {
 impl Drop for PanicStops {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            error!(
-                task = self.name.as_str(),
-                "task panicked, stopping the process"
-            );
+            error!(task = self.name.as_str(), "task panicked, stopping the process");
             self.token.cancel();
         }
     }

@@ -8,13 +8,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// What is logged: a level, or targets with levels (`info,millrace_worker=debug`).
-    #[arg(
-        long = "log",
-        global = true,
-        env = "MILLRACE_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
+    #[arg(long = "log", global = true, env = "MILLRACE_LOG", default_value = "info", value_name = "FILTER")]
     pub filter: String,
     /// Log one JSON object a line.
     #[arg(long = "log-json", global = true, env = "MILLRACE_LOG_JSON")]
@@ -35,14 +29,9 @@ pub struct InvalidFilter {
 pub fn install(config: &Config) -> Result<(), InvalidFilter> {
     let filter = EnvFilter::builder()
         .parse(&config.filter)
-        .map_err(|reason| InvalidFilter {
-            value: config.filter.clone(),
-            reason: reason.to_string(),
-        })?;
+        .map_err(|reason| InvalidFilter { value: config.filter.clone(), reason: reason.to_string() })?;
     // librdkafka and the HTTP client speak through `log` targets of their own; they are loud at info.
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if config.json {
         lines.json().init();
     } else {

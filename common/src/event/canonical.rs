@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::number;
 use super::rejection::Rejection;
-use super::scan::{Raw, Scanner};
+use super::scan::{Raw, Scanner, plain_prefix};
 
 /// SHA-256 of the canonical form of `json`, any JSON document.
 ///
@@ -96,23 +96,28 @@ fn write(node: &Node<'_>, out: &mut String) {
 /// Writes a JSON string with the escapes of RFC 8785, section 3.2.2.2.
 pub(super) fn write_text(content: &str, out: &mut String) {
     out.push('"');
-    for char in content.chars() {
-        match char {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{8}' => out.push_str("\\b"),
-            '\t' => out.push_str("\\t"),
-            '\n' => out.push_str("\\n"),
-            '\u{c}' => out.push_str("\\f"),
-            '\r' => out.push_str("\\r"),
-            '\0'..='\u{1f}' => {
+    let mut rest = content;
+    while !rest.is_empty() {
+        let (plain, after) = rest.split_at(plain_prefix(rest.as_bytes()));
+        out.push_str(plain);
+        // A character that needs an escape takes one byte.
+        let Some(&byte) = after.as_bytes().first() else { break };
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            0x8 => out.push_str("\\b"),
+            b'\t' => out.push_str("\\t"),
+            b'\n' => out.push_str("\\n"),
+            0xc => out.push_str("\\f"),
+            b'\r' => out.push_str("\\r"),
+            other => {
                 out.push_str("\\u00");
-                for nibble in [char as u32 >> 4, char as u32 & 15] {
-                    out.extend(char::from_digit(nibble, 16));
+                for nibble in [other >> 4, other & 15] {
+                    out.extend(char::from_digit(nibble.into(), 16));
                 }
             }
-            _ => out.push(char),
         }
+        rest = &after[1..];
     }
     out.push('"');
 }

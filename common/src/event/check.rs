@@ -80,10 +80,7 @@ pub fn check(json: &[u8]) -> Result<Event<'_>, Rejection> {
         return Err(Rejection::new(
             RejectionCode::NotRfc3339,
             TIMESTAMP,
-            format!(
-                "found {}, expected RFC 3339 such as 2024-01-15T10:30:00Z",
-                quote(&sent)
-            ),
+            format!("found {}, expected RFC 3339 such as 2024-01-15T10:30:00Z", quote(&sent)),
         ));
     };
     Ok(Event {
@@ -116,11 +113,7 @@ fn text<'a>(value: Option<Raw<'a>>, pointer: &str) -> Result<Cow<'a, str>, Rejec
 }
 
 fn missing(pointer: &str, expected: &str) -> Rejection {
-    Rejection::new(
-        RejectionCode::MissingField,
-        pointer,
-        format!("it is missing, expected {expected}"),
-    )
+    Rejection::new(RejectionCode::MissingField, pointer, format!("it is missing, expected {expected}"))
 }
 
 fn wrong_kind(pointer: &str, value: &Raw<'_>, expected: &str) -> Rejection {
@@ -178,11 +171,7 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
-    fn member_of_event(
-        &mut self,
-        scanner: &mut Scanner<'a>,
-        key: Raw<'a>,
-    ) -> Result<(), Rejection> {
+    fn member_of_event(&mut self, scanner: &mut Scanner<'a>, key: Raw<'a>) -> Result<(), Rejection> {
         let name = key.content();
         let value = scanner.value()?;
         if name == "timestamp" {

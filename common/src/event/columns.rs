@@ -29,13 +29,7 @@ pub mod column {
     pub const PAGE_HOST: &str = "page_host";
     pub const PAGE_PATH: &str = "page_path";
     /// The five `utm_*` parameters of the page, as columns.
-    pub const UTM: [&str; 5] = [
-        "utm_source",
-        "utm_medium",
-        "utm_campaign",
-        "utm_term",
-        "utm_content",
-    ];
+    pub const UTM: [&str; 5] = ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"];
     pub const BROWSER: &str = "browser";
     pub const OS: &str = "os";
     /// `pc`, `smartphone`, `mobilephone`, `crawler`, `appliance` or `misc`.
@@ -73,10 +67,11 @@ pub fn schema() -> SchemaRef {
             };
             optional(field.name, kind)
         }));
-        let texts = [column::PAGE_HOST, column::PAGE_PATH]
-            .into_iter()
-            .chain(column::UTM)
-            .chain([column::BROWSER, column::OS, column::DEVICE_CATEGORY]);
+        let texts = [column::PAGE_HOST, column::PAGE_PATH].into_iter().chain(column::UTM).chain([
+            column::BROWSER,
+            column::OS,
+            column::DEVICE_CATEGORY,
+        ]);
         columns.extend(texts.map(|name| optional(name, DataType::Utf8)));
         columns.push(optional(column::IS_BOT, DataType::Boolean));
         columns.push(optional(column::EXTRA, DataType::Utf8));
@@ -112,10 +107,7 @@ impl<'a> Event<'a> {
     /// The client columns of the event's row. `scratch` is overwritten; it holds the row's `extra`.
     pub fn columns<'b>(&'b self, scratch: &'b mut String) -> ClientColumns<'b> {
         scratch.clear();
-        let mut extra = Extra {
-            json: scratch,
-            in_event: false,
-        };
+        let mut extra = Extra { json: scratch, in_event: false };
         let id = self.id.and_then(|raw| {
             let (value, exact) = to_column(FieldKind::Integer, &raw);
             if !exact {

@@ -30,9 +30,8 @@ impl Day {
         let placed = || {
             let day = date(event_time_ms)?;
             let tomorrow = date(received_ms)?.checked_add_days(Days::new(1))?;
-            let trusted = received_ms >= 0
-                && (FIRST_YEAR..=LAST_YEAR).contains(&day.year())
-                && day <= tomorrow;
+            let trusted =
+                received_ms >= 0 && (FIRST_YEAR..=LAST_YEAR).contains(&day.year()) && day <= tomorrow;
             trusted.then_some(Self::Of(day))
         };
         placed().unwrap_or(Self::Unplaced)
@@ -47,17 +46,12 @@ fn date(ms: i64) -> Option<NaiveDate> {
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Of(day) => write!(
-                f,
-                "year={:04}/month={:02}/day={:02}",
-                day.year(),
-                day.month(),
-                day.day()
-            ),
-            Self::Unplaced => write!(
-                f,
-                "year={DEFAULT_PARTITION}/month={DEFAULT_PARTITION}/day={DEFAULT_PARTITION}"
-            ),
+            Self::Of(day) => {
+                write!(f, "year={:04}/month={:02}/day={:02}", day.year(), day.month(), day.day())
+            }
+            Self::Unplaced => {
+                write!(f, "year={DEFAULT_PARTITION}/month={DEFAULT_PARTITION}/day={DEFAULT_PARTITION}")
+            }
         }
     }
 }
@@ -65,11 +59,7 @@ impl fmt::Display for Day {
 /// Where file `number` of the flush that starts at `start` lies, below the lake's prefix:
 /// `year=…/month=…/day=…/<pipeline id>-<topic number>-<partition>-<start offset>-<number>.parquet`.
 pub fn final_key(day: &Day, slot: &SlotId, start: NextOffset, number: usize) -> String {
-    format!(
-        "{day}/{}-{}-{start}-{number}.parquet",
-        slot.pipeline,
-        slot.local()
-    )
+    format!("{day}/{}-{}-{start}-{number}.parquet", slot.pipeline, slot.local())
 }
 
 #[cfg(test)]
@@ -77,16 +67,15 @@ mod tests {
     use super::*;
 
     fn ms(time: &str) -> i64 {
-        DateTime::parse_from_rfc3339(time)
-            .expect("time")
-            .timestamp_millis()
+        DateTime::parse_from_rfc3339(time).expect("time").timestamp_millis()
     }
 
     fn folder(event_time: &str, received: &str) -> String {
         Day::of(ms(event_time), ms(received)).to_string()
     }
 
-    const UNPLACED: &str = "year=__HIVE_DEFAULT_PARTITION__/month=__HIVE_DEFAULT_PARTITION__/day=__HIVE_DEFAULT_PARTITION__";
+    const UNPLACED: &str =
+        "year=__HIVE_DEFAULT_PARTITION__/month=__HIVE_DEFAULT_PARTITION__/day=__HIVE_DEFAULT_PARTITION__";
 
     #[test]
     fn days_from_2000_to_the_day_after_receipt_are_placed() {

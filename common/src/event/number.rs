@@ -36,11 +36,7 @@ pub(super) fn exact_float(text: &str) -> Option<f64> {
 
 /// The 64-bit integer that is written exactly as the JSON number `text`.
 pub(super) fn exact_integer(text: &str) -> Option<i64> {
-    if text == "-0" {
-        None
-    } else {
-        text.parse().ok()
-    }
+    if text == "-0" { None } else { text.parse().ok() }
 }
 
 /// As ECMAScript writes a finite float.
@@ -55,9 +51,7 @@ fn is_small_integer(text: &str) -> bool {
 
 fn ecmascript(text: &str) -> Option<String> {
     let float: f64 = text.parse().ok()?;
-    float
-        .is_finite()
-        .then(|| ryu_js::Buffer::new().format_finite(float).to_owned())
+    float.is_finite().then(|| ryu_js::Buffer::new().format_finite(float).to_owned())
 }
 
 /// `digits` × 10^`exponent`; the digits neither begin nor end with a zero, so equal numbers are equal here.
@@ -82,11 +76,7 @@ impl Decimal {
         // The scanner lets at most nine digits through, so neither conversion nor sum can fail.
         let exponent = exponent.parse::<i64>().unwrap_or_default() - fraction.len() as i64
             + (digits.len() - significant.len()) as i64;
-        Self {
-            negative,
-            digits: significant.trim_start_matches('0').to_owned(),
-            exponent,
-        }
+        Self { negative, digits: significant.trim_start_matches('0').to_owned(), exponent }
     }
 }
 
@@ -120,10 +110,7 @@ mod tests {
         for (sent, expected) in [
             ("9007199254740993", "9007199254740993e0"),
             ("12345678901234567890123", "12345678901234567890123e0"),
-            (
-                "0.1000000000000000000000001",
-                "1000000000000000000000001e-25",
-            ),
+            ("0.1000000000000000000000001", "1000000000000000000000001e-25"),
             ("1e400", "1e400"),
             ("-10.0e399", "-1e400"),
             ("1e-400", "1e-400"),

@@ -17,18 +17,12 @@ use super::{number, time};
 /// A row from which no event can be rebuilt: Millrace didn't write it, or it was altered.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    #[error(
-        "extra is not what Millrace writes: {0}; expected a JSON object whose event is an object"
-    )]
+    #[error("extra is not what Millrace writes: {0}; expected a JSON object whose event is an object")]
     Extra(#[from] Rejection),
     #[error("event_time {0} is no time of the years 0 to 9999, expected milliseconds since 1970")]
     EventTime(i64),
     #[error("column {name:?} {found}, expected {expected}")]
-    Column {
-        name: &'static str,
-        found: String,
-        expected: &'static str,
-    },
+    Column { name: &'static str, found: String, expected: &'static str },
 }
 
 /// The JSON of the event that the client sent, with the same [`super::canonical_hash`] as what it sent.
@@ -56,8 +50,8 @@ pub fn rebuild(columns: &ClientColumns<'_>) -> Result<String, RebuildError> {
         }
     };
     if !has(&extra.in_event, "timestamp") {
-        let sent = time::write(columns.event_time_ms)
-            .ok_or(RebuildError::EventTime(columns.event_time_ms))?;
+        let sent =
+            time::write(columns.event_time_ms).ok_or(RebuildError::EventTime(columns.event_time_ms))?;
         comma(&mut json);
         json.push_str("\"timestamp\":");
         write_text(&sent, &mut json);
@@ -154,12 +148,11 @@ impl<'a> ClientColumnReader<'a> {
                 .map(|field| {
                     Ok(match field.kind {
                         FieldKind::Integer => FieldColumn::Integer(integer(batch, field.name)?),
-                        FieldKind::Number => FieldColumn::Number(typed(
-                            batch,
-                            field.name,
-                            "64-bit floats",
-                            |array| array.as_primitive_opt::<Float64Type>(),
-                        )?),
+                        FieldKind::Number => {
+                            FieldColumn::Number(typed(batch, field.name, "64-bit floats", |array| {
+                                array.as_primitive_opt::<Float64Type>()
+                            })?)
+                        }
                         FieldKind::Text => FieldColumn::Text(text(batch, field.name)?),
                     })
                 })
@@ -188,15 +181,15 @@ impl<'a> ClientColumnReader<'a> {
         let mut fields = [const { None }; FIELDS.len()];
         for (value, column) in fields.iter_mut().zip(&self.fields) {
             *value = match column {
-                FieldColumn::Integer(array) => array
-                    .is_valid(index)
-                    .then(|| ColumnValue::Integer(array.value(index))),
-                FieldColumn::Number(array) => array
-                    .is_valid(index)
-                    .then(|| ColumnValue::Number(array.value(index))),
-                FieldColumn::Text(array) => array
-                    .is_valid(index)
-                    .then(|| ColumnValue::Text(Cow::Borrowed(array.value(index)))),
+                FieldColumn::Integer(array) => {
+                    array.is_valid(index).then(|| ColumnValue::Integer(array.value(index)))
+                }
+                FieldColumn::Number(array) => {
+                    array.is_valid(index).then(|| ColumnValue::Number(array.value(index)))
+                }
+                FieldColumn::Text(array) => {
+                    array.is_valid(index).then(|| ColumnValue::Text(Cow::Borrowed(array.value(index))))
+                }
             };
         }
         ClientColumns {
@@ -215,9 +208,7 @@ fn text<'a>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a StringArra
 }
 
 fn integer<'a>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a Int64Array, RebuildError> {
-    typed(batch, name, "64-bit integers", |array| {
-        array.as_primitive_opt::<Int64Type>()
-    })
+    typed(batch, name, "64-bit integers", |array| array.as_primitive_opt::<Int64Type>())
 }
 
 fn typed<'a, A>(
@@ -226,13 +217,11 @@ fn typed<'a, A>(
     expected: &'static str,
     cast: impl FnOnce(&'a dyn Array) -> Option<&'a A>,
 ) -> Result<&'a A, RebuildError> {
-    let array = batch
-        .column_by_name(name)
-        .ok_or_else(|| RebuildError::Column {
-            name,
-            found: "is missing".to_owned(),
-            expected,
-        })?;
+    let array = batch.column_by_name(name).ok_or_else(|| RebuildError::Column {
+        name,
+        found: "is missing".to_owned(),
+        expected,
+    })?;
     cast(array.as_ref()).ok_or_else(|| RebuildError::Column {
         name,
         found: format!("is {}", array.data_type()),

@@ -71,16 +71,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    pub fn new(
-        code: RejectionCode,
-        pointer: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            code,
-            pointer: pointer.into(),
-            message: message.into(),
-        }
+    pub fn new(code: RejectionCode, pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code, pointer: pointer.into(), message: message.into() }
     }
 
     /// The same fault, seen from the object or array whose member `segment` it lies in.

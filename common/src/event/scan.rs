@@ -37,11 +37,7 @@ impl<'a> Raw<'a> {
             return Cow::Borrowed(self.text);
         }
         let inner = &self.text[1..self.text.len() - 1];
-        if self.escaped {
-            Cow::Owned(unescape(inner))
-        } else {
-            Cow::Borrowed(inner)
-        }
+        if self.escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) }
     }
 
     /// What this is, for a message.
@@ -79,18 +75,10 @@ impl<'a> Scanner<'a> {
             Rejection::new(
                 RejectionCode::NotUtf8,
                 "",
-                format!(
-                    "byte {} is not UTF-8, expected JSON in UTF-8",
-                    error.valid_up_to()
-                ),
+                format!("byte {} is not UTF-8, expected JSON in UTF-8", error.valid_up_to()),
             )
         })?;
-        Ok(Self {
-            text,
-            at: 0,
-            depth: 0,
-            keys: Vec::new(),
-        })
+        Ok(Self { text, at: 0, depth: 0, keys: Vec::new() })
     }
 
     /// The next byte after white space, not consumed.
@@ -151,10 +139,7 @@ impl<'a> Scanner<'a> {
                 false
             }
         };
-        Ok(Raw {
-            text: &self.text[start..self.at],
-            escaped,
-        })
+        Ok(Raw { text: &self.text[start..self.at], escaped })
     }
 
     /// Scans an object; `member` is called after each key and its colon, and scans the value.
@@ -246,20 +231,14 @@ impl<'a> Scanner<'a> {
         } else {
             let mut sorted: Vec<Cow<'a, str>> = keys.iter().map(Raw::content).collect();
             sorted.sort_unstable();
-            sorted
-                .windows(2)
-                .find(|pair| pair[0] == pair[1])
-                .map(|pair| pair[0].clone())
+            sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone())
         };
         match twice {
             None => Ok(()),
             Some(key) => Err(Rejection::new(
                 RejectionCode::DuplicateKey,
                 "",
-                format!(
-                    "the key {} stands twice in one object, expected once",
-                    quote(&key)
-                ),
+                format!("the key {} stands twice in one object, expected once", quote(&key)),
             )
             .within(&key)),
         }
@@ -287,10 +266,7 @@ impl<'a> Scanner<'a> {
                             return Err(Rejection::new(
                                 RejectionCode::InvalidUnicode,
                                 "",
-                                format!(
-                                    "half a surrogate pair at byte {}, expected Unicode text",
-                                    self.at
-                                ),
+                                format!("half a surrogate pair at byte {}, expected Unicode text", self.at),
                             ));
                         }
                         Escape::Wrong => {
@@ -350,10 +326,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn next_is(&self, test: impl Fn(u8) -> bool) -> bool {
-        self.text
-            .as_bytes()
-            .get(self.at)
-            .is_some_and(|&byte| test(byte))
+        self.text.as_bytes().get(self.at).is_some_and(|&byte| test(byte))
     }
 
     fn literal(&mut self) -> Result<(), Rejection> {
@@ -368,11 +341,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn unexpected(&self, expected: &str) -> Rejection {
-        let found = match self
-            .text
-            .get(self.at..)
-            .and_then(|rest| rest.chars().next())
-        {
+        let found = match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
             Some(char) => format!("{char:?}"),
             None => "the end".to_owned(),
         };
@@ -386,7 +355,7 @@ impl<'a> Scanner<'a> {
 
 /// How many bytes of a string's inside need no look: neither quote, backslash, nor control character.
 /// Eight bytes at a time; a set high bit in `hit` marks a byte that does, exactly for the lowest one.
-fn plain_prefix(bytes: &[u8]) -> usize {
+pub(super) fn plain_prefix(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGH: u64 = ONES * 128;
     let mut done = 0;
@@ -403,10 +372,7 @@ fn plain_prefix(bytes: &[u8]) -> usize {
         }
         done += 8;
     }
-    done + bytes[done..]
-        .iter()
-        .take_while(|&&byte| byte != b'"' && byte != b'\\' && byte >= 0x20)
-        .count()
+    done + bytes[done..].iter().take_while(|&&byte| byte != b'"' && byte != b'\\' && byte >= 0x20).count()
 }
 
 enum Escape {
@@ -460,9 +426,7 @@ fn hex4(bytes: &[u8], start: usize) -> Option<u32> {
     bytes
         .get(start..start + 4)?
         .iter()
-        .try_fold(0, |sum, &byte| {
-            char::from(byte).to_digit(16).map(|digit| sum * 16 + digit)
-        })
+        .try_fold(0, |sum, &byte| char::from(byte).to_digit(16).map(|digit| sum * 16 + digit))
 }
 
 /// The content of a string that was scanned, without its quotes.

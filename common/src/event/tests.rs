@@ -24,9 +24,7 @@ fn there_and_back(json: &str) -> (String, Option<String>) {
 
 /// An event with `members` beside the timestamp.
 fn event_with(members: &str) -> String {
-    format!(
-        r#"{{"type":"click","package_id":"p","event":{{"timestamp":"2024-01-01T00:00:00Z",{members}}}}}"#
-    )
+    format!(r#"{{"type":"click","package_id":"p","event":{{"timestamp":"2024-01-01T00:00:00Z",{members}}}}}"#)
 }
 
 fn rejected(json: &[u8]) -> (&'static str, String) {
@@ -48,10 +46,7 @@ fn the_reference_event_needs_no_extra() {
     let columns = event.columns(&mut scratch);
     assert_eq!(columns.id, Some(1));
     assert_eq!(columns.fields[0], Some(ColumnValue::Integer(12345)));
-    assert_eq!(
-        columns.fields[PAGE],
-        Some(ColumnValue::Text("/home".into()))
-    );
+    assert_eq!(columns.fields[PAGE], Some(ColumnValue::Text("/home".into())));
     assert_eq!(columns.extra, None);
     there_and_back(USUAL);
 }
@@ -62,50 +57,19 @@ fn what_a_column_cannot_give_back_stays_in_extra() {
         (r#""customer_id":12345"#, None),
         (r#""price":19.9"#, None),
         (r#""page":"\u002fhome""#, None),
-        (
-            r#""customer_id":"12345""#,
-            Some(r#"{"event":{"customer_id":"12345"}}"#),
-        ),
-        (
-            r#""customer_id":1.0"#,
-            Some(r#"{"event":{"customer_id":1.0}}"#),
-        ),
-        (
-            r#""customer_id":1e3"#,
-            Some(r#"{"event":{"customer_id":1e3}}"#),
-        ),
-        (
-            r#""customer_id":-0"#,
-            Some(r#"{"event":{"customer_id":-0}}"#),
-        ),
-        (
-            r#""customer_id":null"#,
-            Some(r#"{"event":{"customer_id":null}}"#),
-        ),
-        (
-            r#""customer_id":9223372036854775808"#,
-            Some(r#"{"event":{"customer_id":9223372036854775808}}"#),
-        ),
+        (r#""customer_id":"12345""#, Some(r#"{"event":{"customer_id":"12345"}}"#)),
+        (r#""customer_id":1.0"#, Some(r#"{"event":{"customer_id":1.0}}"#)),
+        (r#""customer_id":1e3"#, Some(r#"{"event":{"customer_id":1e3}}"#)),
+        (r#""customer_id":-0"#, Some(r#"{"event":{"customer_id":-0}}"#)),
+        (r#""customer_id":null"#, Some(r#"{"event":{"customer_id":null}}"#)),
+        (r#""customer_id":9223372036854775808"#, Some(r#"{"event":{"customer_id":9223372036854775808}}"#)),
         (r#""price":1e400"#, Some(r#"{"event":{"price":1e400}}"#)),
         (r#""price":"NaN""#, Some(r#"{"event":{"price":"NaN"}}"#)),
-        (
-            r#""page":["/home"]"#,
-            Some(r#"{"event":{"page":["/home"]}}"#),
-        ),
-        (
-            r#""colour":{"a":[1,{}]}"#,
-            Some(r#"{"event":{"colour":{"a":[1,{}]}}}"#),
-        ),
-        (
-            r#""c\u006flour":"\ud83d\ude00""#,
-            Some(r#"{"event":{"c\u006flour":"\ud83d\ude00"}}"#),
-        ),
+        (r#""page":["/home"]"#, Some(r#"{"event":{"page":["/home"]}}"#)),
+        (r#""colour":{"a":[1,{}]}"#, Some(r#"{"event":{"colour":{"a":[1,{}]}}}"#)),
+        (r#""c\u006flour":"\ud83d\ude00""#, Some(r#"{"event":{"c\u006flour":"\ud83d\ude00"}}"#)),
     ] {
-        assert_eq!(
-            there_and_back(&event_with(member)).1.as_deref(),
-            extra,
-            "{member}"
-        );
+        assert_eq!(there_and_back(&event_with(member)).1.as_deref(), extra, "{member}");
     }
 }
 
@@ -153,76 +117,28 @@ fn what_is_no_event_is_refused_with_code_and_place() {
         (with("\"id\": 1,", "\"id\": NaN,"), at("not_json", "/id")),
         (with("\"id\": 1,", "\"id\": 1,,"), at("not_json", "")),
         (with("\"id\": 1,", "\"id\": [1,],"), at("not_json", "/id/1")),
-        (
-            with("\"id\": 1,", "\"id\": 1e9999999999,"),
-            at("number_out_of_range", "/id"),
-        ),
+        (with("\"id\": 1,", "\"id\": 1e9999999999,"), at("number_out_of_range", "/id")),
         (with("\"id\": 1,", "\"id\": \"\t\","), at("not_json", "/id")),
         (with("\"id\": 1,", r#""id": "\x","#), at("not_json", "/id")),
-        (
-            with("\"id\": 1,", r#""id": "\u12g4","#),
-            at("not_json", "/id"),
-        ),
-        (
-            with("\"id\": 1,", r#""id": "\ud800","#),
-            at("invalid_unicode", "/id"),
-        ),
-        (
-            with("\"id\": 1,", r#""id": "\udc00","#),
-            at("invalid_unicode", "/id"),
-        ),
-        (
-            with("\"id\": 1,", r#""id": "\ud800\u0041","#),
-            at("invalid_unicode", "/id"),
-        ),
-        (
-            with("\"id\": 1,", "\"id\": 1, \"id\": 1,"),
-            at("duplicate_key", "/id"),
-        ),
-        (
-            with("\"page\"", r#""i\u0070""#),
-            at("duplicate_key", "/event/ip"),
-        ),
-        (
-            with("\"/home\"", r#"[0,{"a/":1,"a/":2}]"#),
-            at("duplicate_key", "/event/page/1/a~1"),
-        ),
-        (
-            with("\"type\": \"click\",", ""),
-            at("missing_field", "/type"),
-        ),
+        (with("\"id\": 1,", r#""id": "\u12g4","#), at("not_json", "/id")),
+        (with("\"id\": 1,", r#""id": "\ud800","#), at("invalid_unicode", "/id")),
+        (with("\"id\": 1,", r#""id": "\udc00","#), at("invalid_unicode", "/id")),
+        (with("\"id\": 1,", r#""id": "\ud800\u0041","#), at("invalid_unicode", "/id")),
+        (with("\"id\": 1,", "\"id\": 1, \"id\": 1,"), at("duplicate_key", "/id")),
+        (with("\"page\"", r#""i\u0070""#), at("duplicate_key", "/event/ip")),
+        (with("\"/home\"", r#"[0,{"a/":1,"a/":2}]"#), at("duplicate_key", "/event/page/1/a~1")),
+        (with("\"type\": \"click\",", ""), at("missing_field", "/type")),
         (with("\"click\"", "\"\""), at("empty", "/type")),
         (with("\"click\"", "null"), at("wrong_kind", "/type")),
         (with("\"test-123\"", "123"), at("wrong_kind", "/package_id")),
         (with("\"test-123\"", "\"\""), at("empty", "/package_id")),
-        (
-            with("test-123", &"é".repeat(129)),
-            at("too_long", "/package_id"),
-        ),
-        (
-            with("\"package_id\"", "\"package\""),
-            at("missing_field", "/package_id"),
-        ),
-        (
-            with("\"event\"", "\"events\""),
-            at("missing_field", "/event"),
-        ),
-        (
-            r#"{"type":"a","package_id":"b","event":[]}"#.to_owned(),
-            at("wrong_kind", "/event"),
-        ),
-        (
-            with("\"timestamp\"", "\"time\""),
-            at("missing_field", "/event/timestamp"),
-        ),
-        (
-            with("\"2024-01-01T00:00:00Z\"", "1704067200"),
-            at("wrong_kind", "/event/timestamp"),
-        ),
-        (
-            with("2024-01-01T00:00:00Z", "yesterday"),
-            at("not_rfc3339", "/event/timestamp"),
-        ),
+        (with("test-123", &"é".repeat(129)), at("too_long", "/package_id")),
+        (with("\"package_id\"", "\"package\""), at("missing_field", "/package_id")),
+        (with("\"event\"", "\"events\""), at("missing_field", "/event")),
+        (r#"{"type":"a","package_id":"b","event":[]}"#.to_owned(), at("wrong_kind", "/event")),
+        (with("\"timestamp\"", "\"time\""), at("missing_field", "/event/timestamp")),
+        (with("\"2024-01-01T00:00:00Z\"", "1704067200"), at("wrong_kind", "/event/timestamp")),
+        (with("2024-01-01T00:00:00Z", "yesterday"), at("not_rfc3339", "/event/timestamp")),
     ] {
         let mut found = rejected(json.as_bytes());
         if expected.0 == "not_json" && expected.1.is_empty() {
@@ -251,18 +167,10 @@ fn a_million_brackets_are_refused_without_harm() {
 
 #[test]
 fn many_keys_are_checked_in_passing() {
-    let keys = |count: usize| {
-        (0..count)
-            .map(|key| format!("\"k{key}\":0"))
-            .collect::<Vec<_>>()
-            .join(",")
-    };
+    let keys = |count: usize| (0..count).map(|key| format!("\"k{key}\":0")).collect::<Vec<_>>().join(",");
     there_and_back(&event_with(&keys(20_000)));
     let twice = format!("{},\"k7\":1", keys(20_000));
-    assert_eq!(
-        rejected(event_with(&twice).as_bytes()),
-        ("duplicate_key", "/event/k7".to_owned())
-    );
+    assert_eq!(rejected(event_with(&twice).as_bytes()), ("duplicate_key", "/event/k7".to_owned()));
 }
 
 #[test]
@@ -271,23 +179,11 @@ fn a_row_that_was_altered_is_an_error() {
     let mut scratch = String::new();
     let columns = event.columns(&mut scratch);
     for extra in ["", "[]", "{", "{\"event\":1}", "{\"a\":1,\"a\":2}"] {
-        let altered = ClientColumns {
-            extra: Some(extra),
-            ..columns.clone()
-        };
-        assert!(
-            matches!(rebuild(&altered), Err(RebuildError::Extra(_))),
-            "{extra}"
-        );
+        let altered = ClientColumns { extra: Some(extra), ..columns.clone() };
+        assert!(matches!(rebuild(&altered), Err(RebuildError::Extra(_))), "{extra}");
     }
-    let altered = ClientColumns {
-        event_time_ms: i64::MAX,
-        ..columns
-    };
-    assert!(matches!(
-        rebuild(&altered),
-        Err(RebuildError::EventTime(i64::MAX))
-    ));
+    let altered = ClientColumns { event_time_ms: i64::MAX, ..columns };
+    assert!(matches!(rebuild(&altered), Err(RebuildError::EventTime(i64::MAX))));
 }
 
 /// Any JSON number, also such as no float holds.
@@ -318,15 +214,13 @@ fn string() -> impl Strategy<Value = String> {
 
 fn value() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
-        prop::sample::select(vec!["null", "true", "false", "\"12345\"", "{}", "[]"])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec!["null", "true", "false", "\"12345\"", "{}", "[]"]).prop_map(str::to_owned),
         number(),
         string(),
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4)
-                .prop_map(|all| format!("[ {}]", all.join(" ,"))),
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|all| format!("[ {}]", all.join(" ,"))),
             members(prop_oneof![string(), string()].boxed(), inner.boxed(), 0..4)
                 .prop_map(|all| format!("{{{all}}}")),
         ]
@@ -365,30 +259,15 @@ fn hostile_event() -> impl Strategy<Value = String> {
         .iter()
         .map(|field| format!("\"{}\"", field.name))
         .chain(
-            [
-                "\"event\"",
-                "\"extra\"",
-                "\"id\"",
-                "\"type\"",
-                "\"event_time\"",
-                "\"\\u0069p\"",
-            ]
-            .map(str::to_owned),
+            ["\"event\"", "\"extra\"", "\"id\"", "\"type\"", "\"event_time\"", "\"\\u0069p\""]
+                .map(str::to_owned),
         )
         .collect::<Vec<_>>();
     let key = prop_oneof![3 => prop::sample::select(names), 1 => string()].boxed();
     let inside = members(key, value().boxed(), 0..12);
     let outside = members(string().boxed(), value().boxed(), 0..4);
     let some_id = prop::option::of(value());
-    let text = || {
-        string().prop_map(|text| {
-            if text == "\"\"" {
-                "\"-\"".to_owned()
-            } else {
-                text
-            }
-        })
-    };
+    let text = || string().prop_map(|text| if text == "\"\"" { "\"-\"".to_owned() } else { text });
     (text(), text(), some_id, timestamp(), inside, outside).prop_map(
         |(kind, package_id, id, timestamp, inside, outside)| {
             let comma = |members: &str| if members.is_empty() { "" } else { "," }.to_owned();

@@ -17,20 +17,13 @@ pub(super) fn read(text: &str) -> Option<Time> {
     read_usual(text.as_bytes()).or_else(|| {
         let parsed = DateTime::parse_from_rfc3339(text).ok()?;
         let ms = parsed.timestamp() * 1000 + i64::from(parsed.timestamp_subsec_millis().min(999));
-        Some(Time {
-            ms,
-            exact: write(ms).as_deref() == Some(text),
-        })
+        Some(Time { ms, exact: write(ms).as_deref() == Some(text) })
     })
 }
 
 /// `2024-01-15T10:30:00Z`, or with milliseconds where there are some. `None` beyond chrono's years.
 pub(super) fn write(ms: i64) -> Option<String> {
-    let format = if ms.rem_euclid(1000) == 0 {
-        SecondsFormat::Secs
-    } else {
-        SecondsFormat::Millis
-    };
+    let format = if ms.rem_euclid(1000) == 0 { SecondsFormat::Secs } else { SecondsFormat::Millis };
     DateTime::from_timestamp_millis(ms).map(|time| time.to_rfc3339_opts(format, true))
 }
 
@@ -53,18 +46,11 @@ fn read_usual(text: &[u8]) -> Option<Time> {
         number(&text[17..19])?,
         milli,
     )?;
-    Some(Time {
-        ms: time.and_utc().timestamp_millis(),
-        exact: text.len() == 20 || milli != 0,
-    })
+    Some(Time { ms: time.and_utc().timestamp_millis(), exact: text.len() == 20 || milli != 0 })
 }
 
 fn number(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0, |sum, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| sum * 10 + u32::from(digit - b'0'))
-    })
+    digits.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0')))
 }
 
 #[cfg(test)]
