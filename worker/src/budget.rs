@@ -30,7 +30,8 @@ pub(crate) struct Division {
 pub(crate) fn divide(memory: u64, cores: u32) -> Division {
     let max_slots = (memory / (LEAST_FETCH_PER_SLOT + LEAST_BUFFER_PER_SLOT)).clamp(1, MOST_SLOTS);
     // Few slots run at once on a small worker, but all that it accepts must fit.
-    let per_slot = (memory / 4 / max_slots.max(u64::from(cores))).clamp(LEAST_FETCH_PER_SLOT, MOST_FETCH_PER_SLOT);
+    let per_slot =
+        (memory / 4 / max_slots.max(u64::from(cores))).clamp(LEAST_FETCH_PER_SLOT, MOST_FETCH_PER_SLOT);
     let fetch = per_slot * max_slots;
     Division {
         max_slots: u32::try_from(max_slots).unwrap_or(u32::MAX),

@@ -62,7 +62,11 @@ pub struct Config {
 fn parse_memory(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text)?;
     if bytes < LEAST_MEMORY {
-        return Err(format!("{} is too little: expected at least {}", format_bytes(bytes), format_bytes(LEAST_MEMORY)));
+        return Err(format!(
+            "{} is too little: expected at least {}",
+            format_bytes(bytes),
+            format_bytes(LEAST_MEMORY)
+        ));
     }
     Ok(bytes)
 }
@@ -82,9 +86,9 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let listener = http::bind("the worker", SocketAddr::new(config.bind, config.port), "--port").await?;
     let port = listener.local_addr()?.port();
-    let cores = config
-        .cores
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)));
+    let cores = config.cores.unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+    });
     let host = config.advertise.unwrap_or_else(|| match config.bind {
         any if any.is_unspecified() => "127.0.0.1".to_owned(),
         address => address.to_string(),
@@ -127,7 +131,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         shutdown.clone(),
     );
 
-    let routes = http::status_routes(readiness.clone(), Arc::new(metrics::registry(&spec, &running, &budget)));
+    let routes =
+        http::status_routes(readiness.clone(), Arc::new(metrics::registry(&spec, &running, &budget)));
     // The session outlasts the slots' last commits, so that the master sees them as long as they run.
     let session_end = Shutdown::new();
     let session = Session { masters: config.master, spec, running, budget, changed, orders, readiness };

@@ -194,7 +194,10 @@ impl Manager {
         };
         info!(slot = %id, %epoch, opened, "granted");
         self.running.lock().insert(id.clone(), status);
-        self.slots.insert(id.clone(), RunningSlot { epoch, revoked, abandoned, finished: finished.clone(), next: None });
+        self.slots.insert(
+            id.clone(),
+            RunningSlot { epoch, revoked, abandoned, finished: finished.clone(), next: None },
+        );
         self.changed.notify_one();
         let ended = self.ended.0.clone();
         self.shutdown.spawn(format!("slot {id}"), async move {
@@ -241,9 +244,8 @@ impl Manager {
         }
         let lake = lake::open(&definition.lake).map_err(|error| error.to_string())?;
         let limits = ConsumerLimits { queued_bytes_per_partition: self.division.fetch_bytes_per_slot };
-        let consumer =
-            SourceConsumer::new(&definition.bootstrap_servers, &definition.group_id(), limits)
-                .map_err(|error| format!("no consumer for {}: {error}", definition.bootstrap_servers))?;
+        let consumer = SourceConsumer::new(&definition.bootstrap_servers, &definition.group_id(), limits)
+            .map_err(|error| format!("no consumer for {}: {error}", definition.bootstrap_servers))?;
         let invalid = definition.invalid_topic.as_str();
         let counts = millrace_common::kafka::partition_counts(&definition.bootstrap_servers, &[invalid])
             .await

@@ -62,7 +62,10 @@ impl SourceConsumer {
             .set("enable.partition.eof", "true")
             .set("queued.min.messages", "1000000")
             .set("queued.max.messages.kbytes", queued_kilobytes.to_string())
-            .set("fetch.message.max.bytes", (limits.queued_bytes_per_partition / 2).clamp(65_536, 4 << 20).to_string())
+            .set(
+                "fetch.message.max.bytes",
+                (limits.queued_bytes_per_partition / 2).clamp(65_536, 4 << 20).to_string(),
+            )
             // A full queue must not make its partition wait for a second after it was emptied.
             .set("fetch.queue.backoff.ms", "20")
             // A slot that joins must not wait long for the answer to the fetch under way.
@@ -81,7 +84,9 @@ impl SourceConsumer {
                     }
                 }
             })
-            .map_err(|error| KafkaError::ClientCreation(format!("no thread for the consumer's events: {error}")))?;
+            .map_err(|error| {
+                KafkaError::ClientCreation(format!("no thread for the consumer's events: {error}"))
+            })?;
         Ok(Self { native })
     }
 
@@ -133,8 +138,9 @@ impl SourceConsumer {
                 millis(deadline),
             )
         };
-        NativeError::from_code(code)
-            .map_err(|error| KafkaFailure::new(format!("asking for the ends of {topic}/{partition}"), error))?;
+        NativeError::from_code(code).map_err(|error| {
+            KafkaFailure::new(format!("asking for the ends of {topic}/{partition}"), error)
+        })?;
         Ok((low, high))
     }
 
@@ -157,7 +163,11 @@ impl SourceConsumer {
         let nonempty = Box::new(Notify::new());
         // SAFETY: the notification lives in the reader, which switches the callback off before it drops it.
         unsafe {
-            sys::rd_kafka_queue_cb_event_enable(queue, Some(wake), ptr::from_ref(&*nonempty).cast_mut().cast());
+            sys::rd_kafka_queue_cb_event_enable(
+                queue,
+                Some(wake),
+                ptr::from_ref(&*nonempty).cast_mut().cast(),
+            );
         }
         let mut reader = PartitionReader {
             native: Arc::clone(&self.native),
@@ -235,12 +245,14 @@ impl PartitionReader {
                         return true;
                     }
                     Code::RD_KAFKA_RESP_ERR__PARTITION_EOF => end = Some(event.offset),
-                    Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
+                    Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
+                    | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
                         out_of_range = true;
                     }
                     other => {
                         let code: RDKafkaErrorCode = other.into();
-                        trouble = Some(format!("{} ({code:?})", text(sys::rd_kafka_message_errstr(*message))));
+                        trouble =
+                            Some(format!("{} ({code:?})", text(sys::rd_kafka_message_errstr(*message))));
                     }
                 }
                 sys::rd_kafka_message_destroy(*message);

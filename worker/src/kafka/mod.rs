@@ -11,5 +11,5 @@ mod producer;
 
 pub(crate) use batch::Batch;
 pub(crate) use consumer::{CommittedOffset, ConsumerLimits, Fetched, PartitionReader, SourceConsumer};
-pub(crate) use error::{KafkaFailure, NativeError};
+pub(crate) use error::KafkaFailure;
 pub(crate) use producer::{InvalidRecord, SlotProducer, TransactionError};

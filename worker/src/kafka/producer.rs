@@ -161,7 +161,9 @@ impl SlotProducer {
             )
         };
         if installed != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(KafkaError::ClientCreation(format!("the interceptor can't be installed: {installed:?}")));
+            return Err(KafkaError::ClientCreation(format!(
+                "the interceptor can't be installed: {installed:?}"
+            )));
         }
         let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)?;
         let group = CString::new(group_id).unwrap_or_default();
@@ -174,8 +176,10 @@ impl SlotProducer {
     /// open transaction aborted.
     pub(crate) fn fence(&self, deadline: Duration) -> Result<(), KafkaFailure> {
         // SAFETY: the client is valid; the error is ours.
-        unsafe { NativeError::take(sys::rd_kafka_init_transactions(self.client.native_ptr(), millis(deadline))) }
-            .map_err(|error| KafkaFailure::new("fencing the predecessor (init_transactions)", error))
+        unsafe {
+            NativeError::take(sys::rd_kafka_init_transactions(self.client.native_ptr(), millis(deadline)))
+        }
+        .map_err(|error| KafkaFailure::new("fencing the predecessor (init_transactions)", error))
     }
 
     /// One transaction: `invalid` records to one partition of the invalid topic, and the slot's record as the
@@ -305,7 +309,12 @@ fn argument(
     sys::rd_kafka_vu_t { vtype: kind, u: value }
 }
 
-unsafe extern "C" fn log(_: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, line: *const c_char) {
+unsafe extern "C" fn log(
+    _: *const sys::rd_kafka_t,
+    level: c_int,
+    facility: *const c_char,
+    line: *const c_char,
+) {
     // SAFETY: librdkafka passes texts that live through the call.
     let (facility, line) = unsafe { (text(facility), text(line)) };
     debug!(facility, level, "{line}");
@@ -321,8 +330,12 @@ unsafe extern "C" fn on_new(
     let name = c"millrace-doubt";
     // SAFETY: called by librdkafka while it makes the client; the watch outlives the client.
     unsafe {
-        let added =
-            sys::rd_kafka_interceptor_add_on_request_sent(native, name.as_ptr(), Some(on_request_sent), watch);
+        let added = sys::rd_kafka_interceptor_add_on_request_sent(
+            native,
+            name.as_ptr(),
+            Some(on_request_sent),
+            watch,
+        );
         if added != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
             return added;
         }
@@ -335,7 +348,12 @@ unsafe extern "C" fn on_new(
         if added != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
             return added;
         }
-        sys::rd_kafka_interceptor_add_on_broker_state_change(native, name.as_ptr(), Some(on_broker_state), watch)
+        sys::rd_kafka_interceptor_add_on_broker_state_change(
+            native,
+            name.as_ptr(),
+            Some(on_broker_state),
+            watch,
+        )
     }
 }
 

@@ -32,10 +32,8 @@ pub(super) async fn run(slot: &Slot, open: Open, flush: Flush) -> Result<Open, E
     for (number, file) in flush.files.into_iter().enumerate() {
         let sha256 = hex::encode(file.sha256);
         let staged_key = staging::staged_key(&slot.id, "parquet");
-        slot.persist("staging a file", || {
-            staging::put(&slot.lake, &staged_key, file.bytes.clone(), &sha256)
-        })
-        .await?;
+        slot.persist("staging a file", || staging::put(&slot.lake, &staged_key, file.bytes.clone(), &sha256))
+            .await?;
         files.push(ManifestFile {
             final_key: final_key(&file.day, &slot.id, start, number),
             staged_key,

@@ -54,7 +54,15 @@ impl Manifest {
         range: std::ops::Range<NextOffset>,
         files: Vec<ManifestFile>,
     ) -> Self {
-        Self { version: VERSION, slot, epoch, sequence, first_offset: range.start, next_offset: range.end, files }
+        Self {
+            version: VERSION,
+            slot,
+            epoch,
+            sequence,
+            first_offset: range.start,
+            next_offset: range.end,
+            files,
+        }
     }
 
     /// The bytes to store under `key`, and the pointer to them.

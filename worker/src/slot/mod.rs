@@ -11,6 +11,8 @@ mod record;
 mod roll;
 mod staging;
 mod status;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::sync::Arc;

@@ -47,9 +47,8 @@ pub(super) async fn open(slot: &Slot, opened: bool) -> Result<Open, Exit> {
             manifest: None,
         },
     };
-    let staged = slot
-        .persist("listing staged objects", || staging::list_staged(&slot.lake, &slot.id))
-        .await?;
+    let staged =
+        slot.persist("listing staged objects", || staging::list_staged(&slot.lake, &slot.id)).await?;
     // The claim: committing the record with our epoch.
     let producer = prove_ownership(slot, &record, producer).await?;
     slot.status.update(|metrics| {

@@ -21,9 +21,7 @@ pub(super) async fn publish(
     mut producer: SlotProducer,
 ) -> Result<SlotProducer, Exit> {
     for file in &manifest.files {
-        let published = slot
-            .persist("publishing a file of the lake", || publish_file(slot, file))
-            .await?;
+        let published = slot.persist("publishing a file of the lake", || publish_file(slot, file)).await?;
         if !published {
             let detail = format!(
                 "the record names {} of manifest {}, but neither it nor {} with {} bytes and SHA-256 {} is in the lake",

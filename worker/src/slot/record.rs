@@ -126,7 +126,8 @@ mod tests {
 
         #[test]
         fn foreign_metadata_is_refused_and_never_panics(metadata: Vec<u8>, offset: i64) {
-            prop_assert!(CommittedRecord::parse(&CommittedOffset { offset, metadata }).is_err());
+            let parsed = CommittedRecord::parse(&CommittedOffset { offset, metadata });
+            prop_assert!(parsed.is_err());
         }
     }
 

@@ -50,7 +50,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const POLICY: RollPolicy = RollPolicy { max_bytes: 1000, max_rows: 100, max_age_ms: 10_000, max_idle_ms: 3_000 };
+    const POLICY: RollPolicy =
+        RollPolicy { max_bytes: 1000, max_rows: 100, max_age_ms: 10_000, max_idle_ms: 3_000 };
 
     fn pending(rows: u64, bytes: u64, oldest: u64, newest: u64) -> Pending {
         Pending { rows, bytes, oldest_at: Some(Millis(oldest)), newest_at: Some(Millis(newest)) }

@@ -5,9 +5,7 @@ use futures::TryStreamExt;
 use millrace_common::lake::Lake;
 use millrace_common::types::SlotId;
 use object_store::path::Path;
-use object_store::{
-    Attribute, Attributes, GetOptions, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
-};
+use object_store::{Attribute, Attributes, GetOptions, ObjectStore, ObjectStoreExt, PutOptions, PutPayload};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
@@ -72,7 +70,10 @@ pub(super) async fn compare(lake: &Lake, key: &str, bytes: u64, sha256: &str) ->
     };
     let same = found.meta.size == bytes
         && if lake.keeps_metadata {
-            found.attributes.get(&Attribute::Metadata(SHA256.into())).is_some_and(|value| value.as_ref() == sha256)
+            found
+                .attributes
+                .get(&Attribute::Metadata(SHA256.into()))
+                .is_some_and(|value| value.as_ref() == sha256)
         } else {
             hex::encode(Sha256::digest(&found.bytes().await?)) == sha256
         };

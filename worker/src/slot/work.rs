@@ -61,11 +61,7 @@ pub(super) async fn work(slot: &Slot, open: Open) -> Exit {
     };
     slot.status.set_phase(SlotPhase::Running);
     slot.status.set_waiting_for(None);
-    let provenance = Provenance {
-        slot: slot.id.clone(),
-        epoch: slot.epoch,
-        topic: slot.topic.clone(),
-    };
+    let provenance = Provenance { slot: slot.id.clone(), epoch: slot.epoch, topic: slot.topic.clone() };
     let mut work = Work {
         slot,
         reader,
@@ -126,7 +122,8 @@ impl Work<'_> {
             let fetched = self.reader.poll(BATCH);
             return self.take_in(fetched).await;
         }
-        let check_at = match (self.flushing.is_some(), roll::next_check(&slot.definition.roll, &self.pending)) {
+        let check_at = match (self.flushing.is_some(), roll::next_check(&slot.definition.roll, &self.pending))
+        {
             (false, Some(at)) => self.started + Duration::from_millis(at.0),
             _ => self.refresh_at,
         };
@@ -208,7 +205,7 @@ impl Work<'_> {
         }
         self.note_pending(read > 0);
         if out_of_range {
-            return Err(self.offsets_lost().await);
+            return Err(offsets_lost(self.slot, self.position).await);
         }
         Ok(())
     }
@@ -297,23 +294,22 @@ impl Work<'_> {
         }
         Err(Exit::Stop(StopReason::Revoked))
     }
+}
 
-    async fn offsets_lost(&self) -> Exit {
-        let (consumer, topic, partition) =
-            (self.slot.consumer.clone(), self.slot.topic.clone(), self.slot.id.partition);
-        let asked = blocking(move || consumer.watermarks(&topic, partition, KAFKA_DEADLINE)).await;
-        let held = match asked {
-            Ok((low, high)) => format!("it holds {low} to {high}"),
-            Err(error) => format!("what it holds is unknown ({error})"),
-        };
-        Exit::halt(
-            HaltKind::OffsetsLost,
-            format!(
-                "{}/{} no longer holds offset {}, the next one that the lake needs; {held}",
-                self.slot.topic, self.slot.id.partition, self.position
-            ),
-        )
-    }
+async fn offsets_lost(slot: &Slot, position: NextOffset) -> Exit {
+    let (consumer, topic, partition) = (slot.consumer.clone(), slot.topic.clone(), slot.id.partition);
+    let asked = blocking(move || consumer.watermarks(&topic, partition, KAFKA_DEADLINE)).await;
+    let held = match asked {
+        Ok((low, high)) => format!("it holds {low} to {high}"),
+        Err(error) => format!("what it holds is unknown ({error})"),
+    };
+    Exit::halt(
+        HaltKind::OffsetsLost,
+        format!(
+            "{}/{} no longer holds offset {position}, the next one that the lake needs; {held}",
+            slot.topic, slot.id.partition
+        ),
+    )
 }
 
 /// Headers that say where a quarantined record came from.
@@ -325,7 +321,11 @@ struct SourceHeaders {
 
 impl SourceHeaders {
     fn of(slot: &Slot) -> Self {
-        Self { pipeline: slot.id.pipeline.to_string(), topic: slot.topic.clone(), partition: slot.id.partition }
+        Self {
+            pipeline: slot.id.pipeline.to_string(),
+            topic: slot.topic.clone(),
+            partition: slot.id.partition,
+        }
     }
 }
 

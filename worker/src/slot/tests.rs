@@ -1,0 +1,343 @@
+//! The protocol against a real Kafka and a lake in a folder: owners that stop, crash, freeze and fence each other,
+//! and afterwards every record is exactly once in the lake or in quarantine.
+//!
+//! `MILLRACE_TEST_KAFKA` names the broker; `make test` starts one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_common::kafka::{client_config, ensure_topics};
+use millrace_common::types::{
+    Epoch, HaltKind, LakeTarget, NextOffset, PipelineDefinition, RollPolicy, SecretReference, SlotId,
+    SlotPhase, StopReason,
+};
+use millrace_common::{headers, lake};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rand::RngExt;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::budget::Budget;
+use crate::kafka::ConsumerLimits;
+
+struct Bench {
+    servers: String,
+    definition: PipelineDefinition,
+    slot: SlotId,
+    folder: tempfile::TempDir,
+    budget: Arc<Budget>,
+}
+
+struct Owner {
+    task: JoinHandle<StopReason>,
+    status: Arc<SlotStatus>,
+    revoked: CancellationToken,
+}
+
+impl Owner {
+    /// Waits until the lake cursor is at least `cursor`.
+    async fn reaches(&self, cursor: i64) {
+        self.wait_for(|report| report.metrics.lake_cursor >= Some(NextOffset(cursor))).await;
+    }
+
+    async fn wait_for(&self, reached: impl Fn(&millrace_common::types::SlotReport) -> bool) {
+        while !reached(&self.status.report()) {
+            assert!(!self.task.is_finished(), "the owner stopped: {:?}", self.status.report());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn revoke(self) -> StopReason {
+        self.revoked.cancel();
+        self.task.await.expect("no panic")
+    }
+
+    /// As a killed process: nothing of it runs on, but what was sent stays sent.
+    async fn crash(self) {
+        self.task.abort();
+        let ended = self.task.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "it did not crash, it stopped by itself");
+    }
+}
+
+impl Bench {
+    async fn new(name: &str) -> Self {
+        let servers = std::env::var("MILLRACE_TEST_KAFKA")
+            .expect("MILLRACE_TEST_KAFKA must name a Kafka for this test, host:port; `make test` starts one");
+        let run: u32 = rand::rng().random();
+        let (raw, invalid) = (format!("test-{name}-{run:08x}-raw"), format!("test-{name}-{run:08x}-invalid"));
+        ensure_topics(&servers, &[&raw, &invalid], 1).await.expect("topics");
+        let folder = tempfile::tempdir().expect("folder");
+        let unused = || SecretReference::Environment("UNUSED".into());
+        let definition = PipelineDefinition {
+            id: format!("{name}-{run:08x}").parse().expect("id"),
+            name: name.into(),
+            bootstrap_servers: servers.clone(),
+            source_topics: vec![raw],
+            invalid_topic: invalid,
+            lake: LakeTarget {
+                url: format!("file://{}", folder.path().display()),
+                endpoint: None,
+                region: None,
+                access_key_id: unused(),
+                secret_access_key: unused(),
+            },
+            roll: RollPolicy { max_bytes: 64 << 20, max_rows: 500, max_age_ms: 300, max_idle_ms: 100 },
+            submitted_at_ms: 0,
+            user: "test".into(),
+        };
+        Self {
+            slot: SlotId { pipeline: definition.id.clone(), topic: 0, partition: 0 },
+            servers,
+            definition,
+            folder,
+            budget: Budget::new(256 << 20),
+        }
+    }
+
+    /// An owner with a consumer of its own, as on another worker.
+    fn own(&self, epoch: u64, opened: bool) -> Owner {
+        let limits = ConsumerLimits { queued_bytes_per_partition: 4 << 20 };
+        let consumer =
+            SourceConsumer::new(&self.servers, &self.definition.group_id(), limits).expect("consumer");
+        let status = SlotStatus::new(self.slot.clone(), Epoch(epoch), Arc::new(Notify::new()));
+        let revoked = CancellationToken::new();
+        let slot = Slot {
+            id: self.slot.clone(),
+            epoch: Epoch(epoch),
+            opened,
+            definition: Arc::new(self.definition.clone()),
+            topic: self.definition.source_topics[0].clone(),
+            invalid_partition: 0,
+            consumer: Arc::new(consumer),
+            lake: lake::open(&self.definition.lake).expect("lake"),
+            account: self.budget.open_account(&self.slot),
+            compute: ComputePool::new(2),
+            status: Arc::clone(&status),
+            revoked: revoked.clone(),
+            abandoned: CancellationToken::new(),
+        };
+        Owner { task: tokio::spawn(run(slot)), status, revoked }
+    }
+
+    fn event(number: usize) -> String {
+        format!(
+            r#"{{"id":{number},"type":"click","package_id":"p-{number}","event":{{"timestamp":"2024-01-{:02}T00:00:00Z","page":"/home?utm_source=x","customer_id":{number}}}}}"#,
+            1 + number % 5
+        )
+    }
+
+    fn produce(&self, values: impl IntoIterator<Item = String>) {
+        let producer: BaseProducer = client_config(&self.servers, "test").create().expect("producer");
+        for value in values {
+            let mut record = BaseRecord::<(), str>::to(&self.definition.source_topics[0]).payload(&value);
+            while let Err((error, refused)) = producer.send(record) {
+                assert_eq!(
+                    error.rdkafka_error_code(),
+                    Some(rdkafka::types::RDKafkaErrorCode::QueueFull),
+                    "produced"
+                );
+                record = refused;
+                producer.poll(Duration::from_millis(10));
+            }
+        }
+        producer.flush(Duration::from_secs(30)).expect("delivered");
+    }
+
+    /// How often each raw offset is in the lake, read by its rows.
+    fn lake_offsets(&self) -> BTreeMap<i64, usize> {
+        let mut found = BTreeMap::new();
+        for file in files_below(self.folder.path()) {
+            if !file.to_string_lossy().contains("/year=") {
+                continue;
+            }
+            let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&file).expect("file"))
+                .expect("Parquet")
+                .build()
+                .expect("reader");
+            for batch in reader {
+                let batch = batch.expect("batch");
+                let column = batch.column_by_name("kafka_offset").expect("column");
+                let offsets =
+                    column.as_any().downcast_ref::<arrow_array::Int64Array>().expect("64-bit offsets");
+                for offset in offsets.values() {
+                    *found.entry(*offset).or_default() += 1;
+                }
+            }
+        }
+        found
+    }
+
+    /// The source offsets of quarantined records, as a `read_committed` reader sees them.
+    fn quarantined_offsets(&self) -> BTreeMap<i64, usize> {
+        let consumer: BaseConsumer = client_config(&self.servers, "test")
+            .set("group.id", "test")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("consumer");
+        let mut list = rdkafka::TopicPartitionList::new();
+        list.add_partition_offset(&self.definition.invalid_topic, 0, rdkafka::Offset::Beginning)
+            .expect("offset");
+        consumer.assign(&list).expect("assigned");
+        let mut found = BTreeMap::new();
+        loop {
+            match consumer.poll(Duration::from_secs(30)).expect("the end of the partition") {
+                Ok(message) => {
+                    let headers = message.headers().expect("headers");
+                    let offset = headers
+                        .iter()
+                        .find(|header| header.key == headers::SOURCE_OFFSET)
+                        .and_then(|header| std::str::from_utf8(header.value?).ok()?.parse().ok())
+                        .expect("source offset");
+                    *found.entry(offset).or_default() += 1;
+                }
+                Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return found,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn staged(&self) -> Vec<std::path::PathBuf> {
+        files_below(self.folder.path())
+            .into_iter()
+            .filter(|file| file.to_string_lossy().contains("/_staging/"))
+            .collect()
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+fn once(offsets: std::ops::Range<i64>) -> BTreeMap<i64, usize> {
+    offsets.map(|offset| (offset, 1)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_record_is_in_the_lake_once_and_a_successor_goes_on_where_the_last_one_stopped() {
+    let bench = Bench::new("handover").await;
+    bench.produce((0..2000).map(Bench::event));
+    let owner = bench.own(1, false);
+    owner.reaches(500).await;
+    assert_eq!(owner.revoke().await, StopReason::Revoked);
+    bench.produce((2000..2500).map(Bench::event));
+    let successor = bench.own(2, true);
+    successor.reaches(2500).await;
+    assert_eq!(successor.revoke().await, StopReason::Revoked);
+    assert_eq!(bench.lake_offsets(), once(0..2500));
+    assert_eq!(bench.staged().len(), 1, "only the last manifest stays staged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poison_is_quarantined_once_with_its_offset_and_the_slot_goes_on() {
+    let bench = Bench::new("poison").await;
+    let poison = [
+        "",
+        "no json",
+        "[]",
+        r#"{"type":"click"}"#,
+        "\u{0}\u{1}",
+        r#"{"type":1,"package_id":"x","event":{}}"#,
+    ];
+    let mut values: Vec<String> = (0..300).map(Bench::event).collect();
+    for (place, bad) in poison.iter().enumerate() {
+        values[place * 40] = (*bad).to_owned();
+    }
+    bench.produce(values);
+    let owner = bench.own(1, false);
+    owner.reaches(300).await;
+    owner.revoke().await;
+    let bad: BTreeMap<i64, usize> = (0..poison.len()).map(|place| (place as i64 * 40, 1)).collect();
+    assert_eq!(bench.quarantined_offsets(), bad);
+    let mut good = once(0..300);
+    good.retain(|offset, _| !bad.contains_key(offset));
+    assert_eq!(bench.lake_offsets(), good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_that_crash_at_any_moment_lose_and_double_nothing() {
+    let bench = Bench::new("crash").await;
+    let (owners, each) = (30, 200);
+    let total = owners * each;
+    let mut opened = false;
+    for number in 0..owners {
+        bench.produce(
+            (number * each..(number + 1) * each).map(|number| {
+                if number % 97 == 0 { format!("poison {number}") } else { Bench::event(number) }
+            }),
+        );
+        let owner = bench.own(number as u64 + 1, opened);
+        // A different moment each time: in the opening, in a flush, between commit and publication.
+        let moment = Duration::from_millis(rand::rng().random_range(0..500));
+        let _ = tokio::time::timeout(moment, owner.reaches(i64::MAX)).await;
+        // As the master: a slot is known as opened once its owner told so.
+        opened |= owner.status.report().phase == SlotPhase::Running;
+        owner.crash().await;
+    }
+    let last = bench.own(owners as u64 + 1, opened);
+    last.reaches(total as i64).await;
+    assert_eq!(last.revoke().await, StopReason::Revoked);
+    let poison: BTreeMap<i64, usize> = (0..total as i64).step_by(97).map(|offset| (offset, 1)).collect();
+    assert_eq!(bench.quarantined_offsets(), poison);
+    let mut good = once(0..total as i64);
+    good.retain(|offset, _| !poison.contains_key(offset));
+    assert_eq!(bench.lake_offsets(), good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_whose_successor_has_opened_is_fenced_and_writes_nothing_more() {
+    let bench = Bench::new("fence").await;
+    bench.produce((0..100).map(Bench::event));
+    let old = bench.own(1, false);
+    old.reaches(100).await;
+    let new = bench.own(2, true);
+    new.wait_for(|report| report.phase == SlotPhase::Running).await;
+    bench.produce((100..200).map(Bench::event));
+    new.reaches(200).await;
+    assert_eq!(old.task.await.expect("no panic"), StopReason::Fenced);
+    new.revoke().await;
+    assert_eq!(bench.lake_offsets(), once(0..200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_whose_record_is_gone_or_newer_than_its_grant_does_not_start() {
+    let bench = Bench::new("record").await;
+    bench.produce((0..10).map(Bench::event));
+    let reason = bench.own(1, true).task.await.expect("no panic");
+    assert!(matches!(&reason, StopReason::Halted(halt) if halt.kind == HaltKind::RecordLost), "{reason:?}");
+    let owner = bench.own(5, false);
+    owner.reaches(10).await;
+    owner.revoke().await;
+    let reason = bench.own(3, true).task.await.expect("no panic");
+    assert_eq!(reason, StopReason::EpochBehind { recorded: Epoch(5) });
+    assert_eq!(bench.lake_offsets(), once(0..10));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_manifest_halts_the_slot_and_says_which() {
+    let bench = Bench::new("manifest").await;
+    bench.produce((0..10).map(Bench::event));
+    let owner = bench.own(1, false);
+    owner.reaches(10).await;
+    owner.revoke().await;
+    let manifest = bench.staged().pop().expect("the last manifest");
+    std::fs::write(&manifest, b"{}").expect("damaged");
+    let reason = bench.own(2, true).task.await.expect("no panic");
+    let StopReason::Halted(halt) = reason else { panic!("{reason:?}") };
+    assert_eq!(halt.kind, HaltKind::ManifestMismatch);
+    assert!(halt.detail.contains("SHA-256"), "{}", halt.detail);
+    assert_eq!(bench.lake_offsets(), once(0..10), "what is published stays");
+}
