@@ -1,0 +1,156 @@
+//! Ports of the loopback device: whether one is free, who holds it, and blocks of them for clusters side by side.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::Path;
+
+/// A port that something is going to listen on, and the flag that moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortUse {
+    pub port: u16,
+    pub flag: &'static str,
+}
+
+/// A port that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} can't listen on 127.0.0.1:{port}: {reason}; {flag} moves it")]
+pub struct PortError {
+    name: String,
+    port: u16,
+    flag: &'static str,
+    reason: String,
+}
+
+/// Checks that `name` can listen on each of `ports`.
+///
+/// # Errors
+/// The first port that is taken: by which process, and which flag moves it.
+pub fn check(name: &str, ports: &[PortUse]) -> Result<(), PortError> {
+    for PortUse { port, flag } in ports.iter().copied() {
+        if let Err(error) = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
+            let reason = match (error.kind(), holder(port)) {
+                (io::ErrorKind::AddrInUse, Some(holder)) => format!("{holder} holds it"),
+                _ => error.to_string(),
+            };
+            return Err(PortError { name: name.to_owned(), port, flag, reason });
+        }
+    }
+    Ok(())
+}
+
+/// The process that holds local TCP port `port`, as `NAME (pid N)`; `None` when it can't be seen (another user's).
+pub fn holder(port: u16) -> Option<String> {
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(table).ok())
+        .flat_map(|table| sockets_on(&table, port))
+        .collect();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let process = entry.path();
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        if holds_one_of(&process, &inodes) {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {pid})", name.trim()));
+        }
+    }
+    None
+}
+
+/// Inodes of the sockets whose local port is `port`, from the text of `/proc/net/tcp` (the kernel's
+/// `Documentation/networking/proc_net_tcp.rst`).
+fn sockets_on(table: &str, port: u16) -> Vec<String> {
+    let suffix = format!(":{port:04X}");
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(1).is_some_and(|local| local.ends_with(&suffix)))
+        .filter_map(|fields| fields.get(9).map(|inode| (*inode).to_owned()))
+        // A socket that only waits out its time has no owner.
+        .filter(|inode| inode != "0")
+        .collect()
+}
+
+fn holds_one_of(process: &Path, inodes: &[String]) -> bool {
+    let Ok(files) = std::fs::read_dir(process.join("fd")) else { return false };
+    files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok()).any(|target| {
+        target
+            .to_str()
+            .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'))
+            .is_some_and(|inode| inodes.iter().any(|wanted| wanted == inode))
+    })
+}
+
+/// A row of free ports below Linux's ephemeral range, kept apart from other holders of such blocks on this machine
+/// for as long as it lives.
+#[derive(Debug)]
+pub struct PortBlock {
+    first: u16,
+    /// Locked; the lock ends with the file handle.
+    _lock: File,
+}
+
+impl PortBlock {
+    /// How many ports a block has.
+    pub const SIZE: u16 = 40;
+    const RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+    /// Finds a block of which every port is free.
+    ///
+    /// # Errors
+    /// When every block is taken, or its lock file can't be made in the system's temporary folder.
+    pub fn find() -> io::Result<Self> {
+        let blocks = (Self::RANGE.end - Self::RANGE.start) / Self::SIZE;
+        // Processes begin their search at different places.
+        let start = u16::try_from(std::process::id() % u32::from(blocks)).unwrap_or(0);
+        for step in 0..blocks {
+            let first = Self::RANGE.start + (start + step) % blocks * Self::SIZE;
+            let lock = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(std::env::temp_dir().join(format!("millrace-ports-{first}.lock")))?;
+            if lock.try_lock().is_err() {
+                continue;
+            }
+            let is_free = |port| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).is_ok();
+            if (first..first + Self::SIZE).all(is_free) {
+                return Ok(Self { first, _lock: lock });
+            }
+        }
+        Err(io::Error::other(format!("no block of {} free ports in {:?}", Self::SIZE, Self::RANGE)))
+    }
+
+    /// The `index`-th port of the block.
+    ///
+    /// # Panics
+    /// When `index` is not below [`PortBlock::SIZE`]: a mistake of the caller's.
+    pub fn port(&self, index: u16) -> u16 {
+        assert!(index < Self::SIZE, "port {index} of a block of {}", Self::SIZE);
+        self.first + index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_names_its_holder_and_the_flag() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listener");
+        let port = listener.local_addr().expect("address").port();
+        let message =
+            check("Kafka", &[PortUse { port, flag: "--kafka-port" }]).expect_err("taken").to_string();
+        let expected = format!("(pid {}) holds it; --kafka-port moves it", std::process::id());
+        assert!(message.contains(&expected), "{message}");
+    }
+
+    #[test]
+    fn two_blocks_share_no_port() {
+        let (one, other) = (PortBlock::find().expect("block"), PortBlock::find().expect("block"));
+        assert!(one.port(0).abs_diff(other.port(0)) >= PortBlock::SIZE);
+    }
+}
