@@ -1,1 +1,61 @@
-fn main() {}
+//! The one binary: parses the command line, sets up logs and signals, and hands over to the role's crate.
+
+mod workers;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use millrace_common::shutdown::Shutdown;
+use millrace_common::telemetry;
+
+/// Click events from HTTP through Kafka to a Parquet lake on S3, exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millrace",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+    millrace demo --workers 3 --rate 2000\n  \
+    millrace worker --master 127.0.0.1:7077 --cores 2 --memory 2GiB\n  \
+    millrace workers"
+)]
+struct CommandLine {
+    #[command(flatten)]
+    log: telemetry::Config,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Offer cores and memory to a master and run the partitions that it assigns.
+    Worker(millrace_worker::Config),
+    /// List a master's workers: id, pid, state, cores, memory, partitions.
+    Workers(workers::Config),
+}
+
+fn main() -> ExitCode {
+    let CommandLine { log, command } = CommandLine::parse();
+    if let Err(error) = telemetry::install(&log) {
+        eprintln!("millrace: {error}");
+        return ExitCode::from(2);
+    }
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("millrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let shutdown = Shutdown::on_signals().context("signals can't be received")?;
+    match command {
+        Command::Worker(config) => millrace_worker::run(config, shutdown).await?,
+        Command::Workers(config) => workers::run(config).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,162 @@
+//! `millrace workers`: asks a master for its workers and prints them, one a line.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millrace_common::units::format_bytes;
+use millrace_proto::v1::master_client::MasterClient;
+use millrace_proto::v1::{ListWorkersRequest, SlotPhase, SlotReport, WorkerStatus};
+use tonic::transport::Endpoint;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Which master is asked.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  millrace workers --master 127.0.0.1:7077")]
+pub(crate) struct Config {
+    /// Where the master listens; several, separated by commas, are tried in turn.
+    #[arg(
+        long,
+        env = "MILLRACE_MASTER",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7077",
+        value_name = "HOST:PORT"
+    )]
+    master: Vec<String>,
+}
+
+/// No master told its workers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("--master {master:?} is no address: expected HOST:PORT")]
+    Address { master: String },
+    #[error("no master answers: {}", .0.join("; "))]
+    Unreachable(Vec<String>),
+}
+
+/// Prints the workers of the first master that answers.
+pub(crate) async fn run(config: Config) -> Result<(), Error> {
+    let mut refusals = Vec::new();
+    for master in config.master {
+        let endpoint = Endpoint::from_shared(format!("http://{master}"))
+            .map_err(|_| Error::Address { master: master.clone() })?;
+        match ask(endpoint).await {
+            Ok(workers) => {
+                print!("{}", table(&workers));
+                return Ok(());
+            }
+            Err(reason) => refusals.push(format!("{master}: {reason}")),
+        }
+    }
+    Err(Error::Unreachable(refusals))
+}
+
+async fn ask(endpoint: Endpoint) -> Result<Vec<WorkerStatus>, String> {
+    let channel = endpoint.connect_timeout(DEADLINE).timeout(DEADLINE).connect().await.map_err(|error| {
+        // The transport's own words are "transport error"; the cause says more.
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        cause.to_string()
+    })?;
+    let answer = MasterClient::new(channel).list_workers(ListWorkersRequest {}).await;
+    answer.map(|answer| answer.into_inner().workers).map_err(|status| status.message().to_owned())
+}
+
+fn table(workers: &[WorkerStatus]) -> String {
+    let header = ["ID", "PID", "STATE", "CORES", "MEMORY", "PARTITIONS"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(header).chain(workers.iter().map(row)).collect();
+    let mut widths = [0; 6];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    });
+    let mut text: String = lines.collect();
+    if workers.is_empty() {
+        text.push_str("no worker has registered\n");
+    }
+    text
+}
+
+fn row(status: &WorkerStatus) -> [String; 6] {
+    let worker = status.worker.clone().unwrap_or_default();
+    [
+        worker.id,
+        worker.pid.to_string(),
+        status.state.clone(),
+        worker.cores.to_string(),
+        format!(
+            "{} of {}",
+            format_bytes(status.memory_used_bytes),
+            format_bytes(worker.memory_mib.saturating_mul(1 << 20))
+        ),
+        match status.slots.as_slice() {
+            [] => status.idle_reason.clone(),
+            slots => partitions(slots),
+        },
+    ]
+}
+
+/// `0 3 4(opening)`; behind the topic's number where there is more than one.
+fn partitions(slots: &[SlotReport]) -> String {
+    let mut by_place = BTreeMap::new();
+    for report in slots {
+        let slot = report.slot.clone().unwrap_or_default();
+        by_place.insert((slot.pipeline, slot.topic, slot.partition), report.phase());
+    }
+    let is_plain = by_place.keys().all(|(pipeline, topic, _)| {
+        by_place.keys().next().is_some_and(|(first, number, _)| first == pipeline && number == topic)
+    });
+    let places = by_place.iter().map(|((pipeline, topic, partition), phase)| {
+        let place = if is_plain { partition.to_string() } else { format!("{pipeline}/{topic}-{partition}") };
+        match phase {
+            SlotPhase::Opening => format!("{place}(opening)"),
+            SlotPhase::Revoking => format!("{place}(revoking)"),
+            SlotPhase::Running | SlotPhase::Unspecified => place,
+        }
+    });
+    places.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_proto::v1::{SlotId, WorkerSpec};
+
+    #[test]
+    fn a_worker_is_listed_with_its_partitions_and_an_idle_one_with_the_reason() {
+        let slot = |partition, phase: SlotPhase| SlotReport {
+            slot: Some(SlotId { pipeline: "clickstream-1".into(), topic: 0, partition }),
+            phase: phase.into(),
+            ..Default::default()
+        };
+        let busy = WorkerStatus {
+            worker: Some(WorkerSpec {
+                id: "worker-1".into(),
+                pid: 42,
+                cores: 2,
+                memory_mib: 2048,
+                ..Default::default()
+            }),
+            state: "ALIVE".into(),
+            memory_used_bytes: 1 << 20,
+            slots: vec![slot(10, SlotPhase::Running), slot(2, SlotPhase::Opening)],
+            ..Default::default()
+        };
+        let idle = WorkerStatus { idle_reason: "6 partitions, 6 other workers".into(), ..Default::default() };
+        let text = table(&[busy, idle]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(
+            lines[1].starts_with("worker-1  42   ALIVE  2      1.0 MiB of 2.0 GiB  2(opening) 10"),
+            "{text}"
+        );
+        assert!(lines[2].ends_with("6 partitions, 6 other workers"), "{text}");
+    }
+}
