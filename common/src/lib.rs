@@ -6,6 +6,7 @@ pub mod headers;
 pub mod http;
 pub mod kafka;
 pub mod lake;
+pub mod ledger;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;
