@@ -1,0 +1,50 @@
+//! What `millrace verify` is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_common::lake::{self, Lake, LakeError};
+use millrace_common::types::{LakeTarget, SecretReference};
+use millrace_common::units::parse_duration;
+
+/// Account for every raw offset of the pipeline that fills a lake. Reads the lake and the topics themselves.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// The lake: s3://bucket/prefix or file:///folder. It says which pipeline fills it.
+    #[arg(
+        long,
+        env = "MILLRACE_LAKE",
+        default_value = "s3://acme.eu-west-1.stg.data.lake/clickstream-data",
+        value_name = "URL"
+    )]
+    pub lake: String,
+    /// http://host:port of an S3 server that is not AWS's own.
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    #[arg(long, env = "AWS_REGION", value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// host:port[,host:port…] of Kafka; by default what the pipeline's definition says.
+    #[arg(long, value_name = "SERVERS")]
+    pub kafka: Option<String>,
+    /// The generator's ledger: also say which acknowledged events are missing, doubled or altered.
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// How long to wait for files that are committed and about to be published, while the pipeline runs.
+    #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
+    pub settle: Duration,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Config {
+    pub(crate) fn open_lake(&self) -> Result<Lake, LakeError> {
+        lake::open(&LakeTarget {
+            url: self.lake.clone(),
+            endpoint: self.s3_endpoint.clone(),
+            region: self.s3_region.clone(),
+            access_key_id: SecretReference::Environment("AWS_ACCESS_KEY_ID".into()),
+            secret_access_key: SecretReference::Environment("AWS_SECRET_ACCESS_KEY".into()),
+        })
+    }
+}

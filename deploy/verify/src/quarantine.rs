@@ -1,0 +1,79 @@
+//! What the invalid topic holds: this pipeline's quarantined records, by their source, and what the ledger needs.
+
+use std::collections::BTreeMap;
+
+use millrace_common::event::{canonical_hash, check};
+use millrace_common::headers;
+use sha2::{Digest, Sha256};
+
+use crate::account::QuarantineFact;
+use crate::finding::{FindingKind, Findings};
+use crate::kafka::Record;
+use crate::lake::LedgerFact;
+
+/// Source topic and partition.
+pub(crate) type Source = (String, i32);
+
+/// What some records of the invalid topic say.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine {
+    pub(crate) records: u64,
+    pub(crate) by_source: BTreeMap<Source, Vec<QuarantineFact>>,
+    pub(crate) for_ledger: Vec<InvalidFact>,
+    pub(crate) findings: Findings,
+}
+
+/// What the ledger needs to know of an invalid record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InvalidFact {
+    /// SHA-256 of the value as it stands.
+    pub(crate) raw: [u8; 32],
+    /// Set for a quarantined record that is an event nevertheless.
+    pub(crate) event: Option<LedgerFact>,
+}
+
+/// 64 bits that stand for a record's key and value within this process.
+pub(crate) fn bytes_hash(record: &Record) -> u64 {
+    const STATE: ahash::RandomState = ahash::RandomState::with_seeds(11, 23, 47, 95);
+    STATE.hash_one((record.key.as_deref(), record.value.as_deref()))
+}
+
+/// Reads a batch of the invalid topic's `partition`. CPU bound.
+pub(crate) fn digest(pipeline: &str, partition: i32, records: &[Record], for_ledger: bool) -> Quarantine {
+    let mut found = Quarantine { records: records.len() as u64, ..Quarantine::default() };
+    for record in records {
+        let header =
+            |name: &str| record.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let quarantined = header(headers::PIPELINE) == Some(pipeline);
+        if quarantined {
+            let source = || {
+                let topic = header(headers::SOURCE_TOPIC)?.to_owned();
+                let partition = header(headers::SOURCE_PARTITION)?.parse().ok()?;
+                let offset: i64 = header(headers::SOURCE_OFFSET)?.parse().ok()?;
+                (offset >= 0).then_some(((topic, partition), offset))
+            };
+            match source() {
+                Some((source, offset)) => {
+                    let fact = QuarantineFact { offset, bytes: bytes_hash(record) };
+                    found.by_source.entry(source).or_default().push(fact);
+                }
+                None => found.findings.add(FindingKind::Unexplained, || {
+                    format!(
+                        "record {} of the invalid topic's partition {partition}: its headers name no source",
+                        record.offset
+                    )
+                }),
+            }
+        }
+        if for_ledger {
+            let value = record.value.as_deref().unwrap_or_default();
+            let event = quarantined.then(|| check(value).ok()).flatten();
+            let event = event.and_then(|event| {
+                let package_id = crate::ledger::id_key(event.package_id());
+                Some(LedgerFact { hash: canonical_hash(value).ok()?, package_id })
+            });
+            found.for_ledger.push(InvalidFact { raw: Sha256::digest(value).into(), event });
+        }
+    }
+    found
+}

@@ -1,0 +1,324 @@
+//! The order of the check. It lets nobody cry wolf while the pipeline runs:
+//!
+//! ledger → lake cursors → ends of the topics → quarantine → list of the lake → per slot: rows, raw records, and
+//! the cursor again.
+//!
+//! Whatever lies below the first cursor is committed, so it is quarantined before the ends, or in a file that is
+//! published or about to be. Whatever is visible was committed before, so it lies below the second cursor.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt};
+use millrace_common::kafka::partition_counts;
+use millrace_common::lake::Lake;
+use millrace_common::shutdown::Shutdown;
+use millrace_common::types::PipelineDefinition;
+use tokio::sync::mpsc;
+
+use crate::account::Account;
+use crate::chain::Key;
+use crate::finding::{FindingKind, Findings};
+use crate::kafka::{self, End, Part, Read};
+use crate::lake::{self, LakeObject, OpenFile};
+use crate::ledger::Tally;
+use crate::quarantine::{self, Quarantine};
+use crate::report::{PartitionAccount, Report};
+use crate::slot::{self, Scope, SlotTask};
+use crate::{Config, Error, Progress};
+
+/// Says whose the lake is; the master writes it when a pipeline is submitted.
+const PIPELINE_KEY: &str = "_millrace/pipeline.json";
+
+/// Checks, and prints the report on stdout: JSON or a table.
+///
+/// # Errors
+/// The check could not be made. Faults that it found are in the report.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<Report, Error> {
+    let report = check(&config, &Progress::on_stderr(), &shutdown).await?;
+    if config.json {
+        let json = serde_json::to_string_pretty(&report)
+            .unwrap_or_else(|error| panic!("a report is plain data: {error}"));
+        println!("{json}");
+    } else {
+        print!("{report}");
+    }
+    Ok(report)
+}
+
+/// Checks and prints nothing but `progress`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn check(config: &Config, progress: &Progress, shutdown: &Shutdown) -> Result<Report, Error> {
+    let report = tokio::select! {
+        report = check_all(config, progress) => report,
+        () = shutdown.begun() => Err(Error::Interrupted),
+    };
+    progress.end();
+    report
+}
+
+async fn check_all(config: &Config, progress: &Progress) -> Result<Report, Error> {
+    let started = Instant::now();
+    progress.stage("reading the pipeline's definition");
+    let lake = config.open_lake()?;
+    let definition = definition(&lake).await?;
+    let servers = config.kafka.clone().unwrap_or_else(|| definition.bootstrap_servers.clone());
+    let mut tally = match config.ledger.clone() {
+        Some(path) => {
+            progress.stage("reading the ledger");
+            Some(blocking(move || Tally::read(&path)).await?)
+        }
+        None => None,
+    };
+
+    progress.stage("asking Kafka for cursors and ends");
+    let slots = slots(&definition, &servers).await?;
+    let invalid = invalid_partitions(&definition, &servers).await?;
+    let places: Vec<(String, i32)> = slots.iter().map(|slot| (slot.topic.clone(), slot.partition)).collect();
+    let group = definition.group_id();
+    let (cursors, raw_ranges, invalid_ranges) = {
+        let (servers, group, places, invalid) =
+            (servers.clone(), group.clone(), places.clone(), invalid.clone());
+        blocking(move || {
+            let cursors = kafka::cursors(&servers, &group, &places)?;
+            let raw = kafka::ranges(&servers, &places, End::Stable)?;
+            Ok((cursors, raw, kafka::ranges(&servers, &invalid, End::Open)?))
+        })
+        .await?
+    };
+    let offsets: i64 = raw_ranges.iter().map(|(low, end)| end - low).sum();
+    // A raw record and its row are a step each.
+    progress.expect(u64::try_from(offsets).unwrap_or(0) * 2);
+
+    progress.stage("reading the quarantine");
+    let scope = Scope {
+        lake: &lake,
+        servers: &servers,
+        group: &group,
+        settle: config.settle,
+        for_ledger: tally.is_some(),
+        progress,
+        budget: slot::read_budget(),
+    };
+    let mut quarantine = Quarantine::default();
+    let mut notes = Vec::new();
+    for ((topic, partition), (start, end)) in invalid.iter().cloned().zip(invalid_ranges) {
+        if start > 0 {
+            notes.push(format!(
+                "{topic}/{partition} holds nothing below {start} any more: what was quarantined there may show as missing"
+            ));
+        }
+        let part = Part { topic, partition, start, end, with_headers: true };
+        read_quarantine(&scope, definition.id.as_str(), part, &mut quarantine).await?;
+    }
+    if let Some(tally) = &mut tally {
+        quarantine.for_ledger.drain(..).for_each(|fact| tally.invalid(&fact));
+    }
+
+    progress.stage("listing the lake");
+    let mut findings = std::mem::take(&mut quarantine.findings);
+    let objects = lake::list(&lake).await?;
+    let (files, bytes) = (objects.len() as u64, objects.values().map(|object| object.bytes).sum());
+    let mut by_slot = sort_out(&lake, &definition, objects, &mut findings).await?;
+
+    let mut partitions = Vec::with_capacity(slots.len());
+    for ((place, cursor), (low, end)) in slots.into_iter().zip(cursors).zip(raw_ranges) {
+        let task = SlotTask {
+            objects: by_slot.remove(&(place.number, place.partition)).unwrap_or_default(),
+            quarantined: quarantine
+                .by_source
+                .remove(&(place.topic.clone(), place.partition))
+                .unwrap_or_default(),
+            pipeline: definition.id.to_string(),
+            number: place.number,
+            topic: place.topic,
+            partition: place.partition,
+            cursor,
+            low,
+            end,
+        };
+        let (account, found) = slot::account(&scope, task, tally.as_mut(), &mut notes).await?;
+        findings.merge(found);
+        partitions.push(account);
+    }
+    for ((number, partition), objects) in by_slot {
+        findings.add_many(FindingKind::UnknownSlot, objects.len() as u64, || {
+            let first = objects.first().map_or("", |object| object.key.as_str());
+            format!("topic number {number}, partition {partition}: {} files, such as {first}", objects.len())
+        });
+    }
+    for ((topic, partition), records) in quarantine.by_source {
+        findings.add_many(FindingKind::Unexplained, records.len() as u64, || {
+            format!("{} records quarantined from {topic}/{partition}, which is no source", records.len())
+        });
+    }
+
+    let ledger = match (tally, config.ledger.clone()) {
+        (Some(tally), Some(path)) => {
+            progress.stage("comparing with the ledger");
+            Some(blocking(move || tally.report(&path)).await?)
+        }
+        _ => None,
+    };
+    let mut total = Account::default();
+    partitions.iter().for_each(|part: &PartitionAccount| total.add(&part.account));
+    Ok(Report {
+        clean: findings.is_empty() && ledger.as_ref().is_none_or(|ledger| ledger.is_clean()),
+        pipeline: definition.id.to_string(),
+        lake: lake.url.clone(),
+        kafka: servers,
+        total,
+        invalid_records: quarantine.records,
+        files,
+        bytes,
+        partitions,
+        findings,
+        ledger,
+        notes,
+        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+async fn definition(lake: &Lake) -> Result<PipelineDefinition, Error> {
+    let url = || lake.url.clone();
+    let found = lake::get(lake, &lake.path(PIPELINE_KEY)).await?;
+    let json = found.ok_or_else(|| Error::NoPipeline { lake: url(), key: PIPELINE_KEY })?;
+    serde_json::from_slice(&json).map_err(|error| Error::Definition {
+        lake: url(),
+        key: PIPELINE_KEY,
+        reason: error.to_string(),
+    })
+}
+
+struct Place {
+    number: u16,
+    topic: String,
+    partition: i32,
+}
+
+async fn slots(definition: &PipelineDefinition, servers: &str) -> Result<Vec<Place>, Error> {
+    let topics: Vec<&str> = definition.source_topics.iter().map(String::as_str).collect();
+    let counts = partition_counts(servers, &topics).await?;
+    let mut slots = Vec::new();
+    for (number, topic) in (0u16..).zip(&definition.source_topics) {
+        let count = *counts.get(topic).ok_or_else(|| no_topic(definition, servers, topic))?;
+        slots.extend((0..count).map(|partition| Place { number, topic: topic.clone(), partition }));
+    }
+    Ok(slots)
+}
+
+async fn invalid_partitions(
+    definition: &PipelineDefinition,
+    servers: &str,
+) -> Result<Vec<(String, i32)>, Error> {
+    let topic = &definition.invalid_topic;
+    let counts = partition_counts(servers, &[topic]).await?;
+    let count = *counts.get(topic).ok_or_else(|| no_topic(definition, servers, topic))?;
+    Ok((0..count).map(|partition| (topic.clone(), partition)).collect())
+}
+
+fn no_topic(definition: &PipelineDefinition, servers: &str, topic: &str) -> Error {
+    Error::NoTopic {
+        topic: topic.to_owned(),
+        pipeline: definition.id.to_string(),
+        servers: servers.to_owned(),
+    }
+}
+
+async fn read_quarantine(
+    scope: &Scope<'_>,
+    pipeline: &str,
+    part: Part,
+    into: &mut Quarantine,
+) -> Result<(), Error> {
+    let (partition, end, for_ledger) = (part.partition, part.end, scope.for_ledger);
+    let (out, records) = mpsc::channel(slot::BATCHES_AHEAD);
+    let servers = scope.servers.to_owned();
+    let reader = blocking(move || kafka::read(&servers, &part, &out));
+    let digest = async {
+        let batches = slot::batches(records)
+            .map(|read| async move {
+                let Read::Records(mut records) = read else { return Quarantine::default() };
+                records.retain(|record| record.offset < end);
+                let pipeline = pipeline.to_owned();
+                slot::compute(move || quarantine::digest(&pipeline, partition, &records, for_ledger)).await
+            })
+            .buffered(slot::cores());
+        let mut batches = std::pin::pin!(batches);
+        while let Some(found) = batches.next().await {
+            into.records += found.records;
+            into.for_ledger.extend(found.for_ledger);
+            into.findings.merge(found.findings);
+            for (source, facts) in found.by_source {
+                into.by_source.entry(source).or_default().extend(facts);
+            }
+        }
+        Ok::<(), Error>(())
+    };
+    tokio::try_join!(reader, digest)?;
+    Ok(())
+}
+
+type ObjectsBySlot = BTreeMap<(u16, i32), Vec<LakeObject>>;
+
+/// Groups the objects by their keys' slots. What has no such key is opened, and named; where its footer says that
+/// it is the pipeline's own, its rows count, since readers see them.
+async fn sort_out(
+    lake: &Lake,
+    definition: &PipelineDefinition,
+    objects: BTreeMap<String, LakeObject>,
+    findings: &mut Findings,
+) -> Result<ObjectsBySlot, Error> {
+    let mut by_slot = ObjectsBySlot::new();
+    let mut strays = Vec::new();
+    for object in objects.into_values() {
+        match Key::parse(&object.key) {
+            Some(key) if key.pipeline == definition.id.as_str() => {
+                by_slot.entry((key.topic, key.partition)).or_default().push(object);
+            }
+            _ => strays.push(object),
+        }
+    }
+    let mut opened = futures::stream::iter(strays)
+        .map(|object| async move {
+            let Some(bytes) = lake::get(lake, &object.location).await? else { return Ok((object, None)) };
+            let footer = slot::compute_or_panicked(move || {
+                let file = OpenFile::open(bytes).map_err(|error| error.to_string())?;
+                Ok((file.row_count(), file.footer()))
+            })
+            .await;
+            Ok::<_, Error>((object, Some(footer)))
+        })
+        .buffered(slot::cores());
+    while let Some((object, opened)) = opened.try_next().await? {
+        let key = object.key.clone();
+        match opened {
+            None => {}
+            Some(Err(reason)) => findings.add(FindingKind::Unreadable, || format!("{key}: {reason}")),
+            Some(Ok((_, Ok(footer)))) if footer.pipeline == definition.id.as_str() => {
+                findings.add(FindingKind::FooterDisagrees, || {
+                    format!(
+                        "{key} is no key of slot {}-{}, as its footer says",
+                        footer.topic, footer.partition
+                    )
+                });
+                by_slot.entry((footer.topic, footer.partition)).or_default().push(object);
+            }
+            Some(Ok((rows, footer))) => findings.add(FindingKind::Foreign, || {
+                let owner =
+                    footer.map_or("no pipeline".to_owned(), |footer| format!("pipeline {}", footer.pipeline));
+                format!("{key} of {owner}: {rows} rows")
+            }),
+        }
+    }
+    Ok(by_slot)
+}
+
+/// Runs `work` where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    slot::compute(work).await
+}
