@@ -1,1 +1,23 @@
-//! Filled in below.
+//! The scheduler of Millrace, as a pure state machine: who is alive, which worker owns which slot at which epoch.
+//!
+//! It has no clock, no randomness and does no IO: time is an argument of [`Coordinator::apply`], and what should
+//! happen comes back as a [`Step`] of store writes and directives for the shell to carry out.
+
+mod coordinator;
+mod event;
+mod history;
+mod rebalance;
+mod record;
+mod settings;
+mod view;
+
+pub use coordinator::Coordinator;
+pub use event::{Directive, Event, Rejection, Step, Write};
+pub use history::{Loss, LossCause, LostSlot, Move, MoveReason, Regrant};
+pub use rebalance::{Assignment, Demand, Offer, rebalance};
+pub use record::{
+    MAX_SLOT_RECORDS, MAX_WRITES, RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError,
+    SLOTS_PER_RECORD, SlotGroup, SlotRecord,
+};
+pub use settings::{InvalidSettings, Settings};
+pub use view::{ClusterView, SlotState, SlotView, WorkerState, WorkerView};

@@ -1,0 +1,115 @@
+//! What the shell tells the core, and what the core asks of the shell. Plain data, no behaviour.
+
+use std::sync::Arc;
+
+use millrace_types::{
+    Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason, WorkerId, WorkerSpec,
+};
+
+use crate::{Record, RecordKey};
+
+/// A fact from outside, applied to the [`Coordinator`](crate::Coordinator).
+///
+/// `session` is a number that the shell gives to each worker's stream; it is never given twice by one process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A pipeline to run. `partitions` holds the number of partitions of each source topic, in their order.
+    PipelineSubmitted { definition: Box<PipelineDefinition>, partitions: Vec<u32> },
+    /// How many partitions a source topic has now.
+    PartitionsFound { pipeline: PipelineId, topic: u16, count: u32 },
+    /// The first message of a session. `running`: slots that the process runs already.
+    WorkerRegistered { session: u64, spec: WorkerSpec, running: Vec<SlotReport> },
+    /// All slots that a worker runs, and the bytes that its buffers hold.
+    Heartbeat { session: u64, worker: WorkerId, memory_used_bytes: u64, reports: Vec<SlotReport> },
+    /// The worker's stream ended.
+    SessionLost { session: u64, worker: WorkerId },
+    /// The worker's port refuses connections: its process is gone, no grace is needed.
+    ProcessGone { worker: WorkerId },
+    /// A slot ended on its worker.
+    SlotStopped { session: u64, worker: WorkerId, slot: SlotId, epoch: Epoch, reason: StopReason },
+    /// A person lets a halted slot go on.
+    SlotResumed { slot: SlotId },
+    /// The time of [`next_deadline`](crate::Coordinator::next_deadline) has come.
+    DeadlineReached,
+}
+
+/// What follows from an event.
+///
+/// The shell commits `writes` in one transaction, and only then sends `directives`. When a commit's outcome is
+/// uncertain it drops the coordinator, ends all sessions, and restores from the store.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Step {
+    /// At most [`MAX_WRITES`](crate::MAX_WRITES), each key once.
+    pub writes: Vec<Write>,
+    pub directives: Vec<Directive>,
+}
+
+/// A change of the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    Put(Record),
+    Delete(RecordKey),
+}
+
+/// A message to a worker, or a task of the shell. One that gets lost is repaired by the next heartbeats.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Directive {
+    /// Tell the worker to run the slot. May come again with the same epoch.
+    Grant {
+        worker: WorkerId,
+        session: u64,
+        slot: SlotId,
+        epoch: Epoch,
+        /// The slot was opened before: Kafka must hold a record of it.
+        opened: bool,
+        definition: Arc<PipelineDefinition>,
+    },
+    /// Tell the worker to give the slot up.
+    Revoke { worker: WorkerId, session: u64, slot: SlotId, epoch: Epoch },
+    /// Try a connection to the worker's port: when it is refused, tell [`Event::ProcessGone`]; else nothing.
+    Probe { worker: WorkerId, host: String, port: u16 },
+    /// Close this stream: another one of the same worker has taken its place.
+    EndSession { worker: WorkerId, session: u64 },
+}
+
+/// An event that is refused. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("worker {worker} offers {key} = {value}: expected {expected}")]
+    Offer { worker: WorkerId, key: &'static str, value: u64, expected: &'static str },
+    #[error(
+        "worker {worker} is already registered by process {registered_pid}, which is alive: process {pid} must \
+         take another id (restart it)"
+    )]
+    IdTaken { worker: WorkerId, registered_pid: u32, pid: u32 },
+    #[error(
+        "worker {worker} has version {version:?}, this master {master}: expected the same major and minor number; \
+         install the master's version"
+    )]
+    Version { worker: WorkerId, version: String, master: &'static str },
+    #[error("session {session} of worker {worker} is not its current one: register again")]
+    StaleSession { worker: WorkerId, session: u64 },
+    #[error("pipeline {pipeline} exists with another definition: submit it under a new id")]
+    PipelineExists { pipeline: PipelineId },
+    #[error("pipeline {pipeline} is not known: submit it first")]
+    UnknownPipeline { pipeline: PipelineId },
+    #[error("pipeline {pipeline} has no source topic number {topic}: it has {topics}")]
+    UnknownTopic { pipeline: PipelineId, topic: u16, topics: usize },
+    #[error("pipeline {pipeline}: {given} partition counts for {topics} source topics: expected one each")]
+    PartitionCounts { pipeline: PipelineId, given: usize, topics: usize },
+    #[error("pipeline {pipeline}: topic {topic:?} has no partitions: create it first")]
+    NoPartitions { pipeline: PipelineId, topic: String },
+    #[error(
+        "pipeline {pipeline}: topic {topic:?} has {count} partitions, but {known} are known: it was made anew; \
+         submit a new pipeline for it"
+    )]
+    PartitionsGone { pipeline: PipelineId, topic: String, count: u32, known: u32 },
+    #[error("pipeline {pipeline} would bring the slots to {records} records of {per_record}: at most {most}")]
+    TooManySlots { pipeline: PipelineId, records: usize, per_record: u32, most: usize },
+    #[error("slot {slot} is not known")]
+    UnknownSlot { slot: SlotId },
+    #[error("slot {slot} is not halted: there is nothing to resume")]
+    NotHalted { slot: SlotId },
+    #[error("slot {slot}: epoch {epoch} of worker {worker} can't be: expected at most {most}")]
+    Epoch { worker: WorkerId, slot: SlotId, epoch: Epoch, most: Epoch },
+}

@@ -1,0 +1,128 @@
+//! What stands in the state store, and the way back. One record holds a group of slots, so that a transaction
+//! stays small. Never stored: times, sessions, reports.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use millrace_types::{Epoch, Halt, PipelineDefinition, PipelineId, SlotId, WorkerId, WorkerSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::settings::InvalidSettings;
+
+/// Version of the records' form that this build writes and reads.
+pub const RECORD_VERSION: u32 = 1;
+/// Most slots in one record.
+pub const SLOTS_PER_RECORD: u32 = 256;
+/// Most records of slots in the store: one step may touch them all.
+pub const MAX_SLOT_RECORDS: usize = 96;
+/// Most writes in one step; etcd takes 128 operations per transaction.
+pub const MAX_WRITES: usize = 120;
+
+/// A record's place in the store: `pipelines/<id>`, `workers/<id>` or `slots/<pipeline>/<topic>-<group>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordKey(String);
+
+impl RecordKey {
+    pub fn pipeline(id: &PipelineId) -> Self {
+        Self(format!("pipelines/{id}"))
+    }
+
+    pub fn worker(id: &WorkerId) -> Self {
+        Self(format!("workers/{id}"))
+    }
+
+    pub fn slots(group: &SlotGroup) -> Self {
+        Self(format!("slots/{}/{}-{}", group.pipeline, group.topic, group.number))
+    }
+
+    /// Printable ASCII without spaces; parts are separated by slashes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which slots stand in one record: partitions `number` * [`SLOTS_PER_RECORD`] and on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotGroup {
+    pub pipeline: PipelineId,
+    pub topic: u16,
+    pub number: u32,
+}
+
+impl SlotGroup {
+    /// The group of a slot; partition numbers are never negative.
+    pub fn of(slot: &SlotId) -> Self {
+        let number = u32::try_from(slot.partition).unwrap_or(0) / SLOTS_PER_RECORD;
+        Self { pipeline: slot.pipeline.clone(), topic: slot.topic, number }
+    }
+}
+
+/// One value of the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_VERSION`] of the build that wrote it.
+    pub version: u32,
+    pub body: RecordBody,
+}
+
+/// What a record holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordBody {
+    Pipeline(Box<PipelineDefinition>),
+    Worker {
+        spec: WorkerSpec,
+        /// It was declared dead and has not come back.
+        dead: bool,
+    },
+    Slots {
+        group: SlotGroup,
+        /// By partition number.
+        slots: BTreeMap<i32, SlotRecord>,
+    },
+}
+
+/// What outlives the master of one slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SlotRecord {
+    /// The highest epoch granted or seen; 0 when it was never granted.
+    pub epoch: Epoch,
+    /// A worker has claimed it: Kafka holds a record of it.
+    pub opened: bool,
+    /// To whom `epoch` is granted; `None` when the slot is free.
+    pub owner: Option<WorkerId>,
+    pub halt: Option<Halt>,
+}
+
+impl Record {
+    pub fn key(&self) -> RecordKey {
+        match &self.body {
+            RecordBody::Pipeline(definition) => RecordKey::pipeline(&definition.id),
+            RecordBody::Worker { spec, .. } => RecordKey::worker(&spec.id),
+            RecordBody::Slots { group, .. } => RecordKey::slots(group),
+        }
+    }
+}
+
+/// Why the store's records are no state to go on from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    #[error(
+        "record {key} has version {version}, this build reads {RECORD_VERSION}: start the build that wrote it, or \
+         an empty store"
+    )]
+    Version { key: RecordKey, version: u32 },
+    #[error("record {key} stands twice in the store")]
+    Twice { key: RecordKey },
+    #[error("record {key} is damaged: {problem}; restore the store from a copy")]
+    Damaged { key: RecordKey, problem: String },
+}
