@@ -38,6 +38,9 @@ pub struct RowFact {
     pub file: u32,
 }
 
+/// What the documentation promises.
+const _: () = assert!(size_of::<RowFact>() == 32);
+
 /// A quarantined record that names this slot as its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuarantineFact {

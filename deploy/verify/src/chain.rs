@@ -193,3 +193,116 @@ pub(crate) fn gaps_below(ranges: &[Range<i64>], gone_until: i64) -> Vec<Range<i6
     let starts = ranges.iter().skip(1).map(|range| range.start).chain([gone_until]);
     ends.zip(starts).map(|(end, start)| end..start.min(gone_until)).filter(|gap| !gap.is_empty()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(sequence: u64, epoch: u64, range: Range<i64>) -> SlotFile {
+        SlotFile {
+            name: format!("{sequence}.parquet"),
+            unplaced: false,
+            last_offset: Some(range.end - 1),
+            footer: Footer { pipeline: "p-1".into(), topic: 0, partition: 3, epoch, sequence, range },
+            needlessly_unplaced: None,
+        }
+    }
+
+    fn faults(files: &[SlotFile]) -> Vec<(FindingKind, u64)> {
+        let mut findings = Findings::default();
+        check("raw/3", files, NextOffset(100), &mut findings);
+        findings.iter().map(|(kind, finding)| (kind, finding.count)).collect()
+    }
+
+    #[test]
+    fn a_contiguous_chain_is_sound_whatever_its_order_and_its_flushes_without_rows() {
+        let files = [
+            file(4, 2, 30..40),
+            file(1, 1, 5..10),
+            file(2, 1, 10..20),
+            file(2, 1, 10..20),
+            file(6, 2, 40..100),
+        ];
+        assert_eq!(faults(&files), []);
+        let mut findings = Findings::default();
+        let ranges = check("raw/3", &files, NextOffset(100), &mut findings);
+        assert_eq!(ranges, [5..20, 30..100]);
+        let gaps =
+            |gone_until| -> Vec<i64> { gaps_below(&ranges, gone_until).into_iter().flatten().collect() };
+        assert_eq!(gaps(23), [20, 21, 22]);
+        assert_eq!(gaps(50), (20..30).collect::<Vec<_>>());
+        assert_eq!(gaps(102), (20..30).chain([100, 101]).collect::<Vec<_>>());
+        assert_eq!(gaps(0), []);
+    }
+
+    #[test]
+    fn overlaps_gaps_contradictions_and_falling_epochs_break_it() {
+        let broken = [(FindingKind::BrokenChain, 1)];
+        assert_eq!(faults(&[file(1, 1, 0..10), file(2, 1, 9..20)]), broken, "overlap");
+        assert_eq!(
+            faults(&[file(1, 1, 0..10), file(4, 1, 9..20)]),
+            broken,
+            "overlap beyond flushes without rows"
+        );
+        assert_eq!(faults(&[file(1, 1, 0..10), file(2, 1, 11..20)]), broken, "gap");
+        assert_eq!(faults(&[file(1, 1, 0..10), file(1, 1, 0..11)]), broken, "two ranges of one flush");
+        assert_eq!(faults(&[file(1, 1, 0..10), file(1, 2, 0..10)]), broken, "two epochs of one flush");
+        assert_eq!(faults(&[file(1, 2, 0..10), file(2, 1, 10..20)]), broken, "falling epoch");
+        let beyond = SlotFile { last_offset: Some(99), ..file(1, 1, 0..101) };
+        assert_eq!(faults(&[beyond]), broken, "beyond the cursor");
+    }
+
+    #[test]
+    fn rows_are_only_unplaced_without_need_when_the_flush_had_room() {
+        let unplaced = SlotFile { unplaced: true, needlessly_unplaced: Some((3, 7)), ..file(1, 1, 0..10) };
+        let with_days = |days: usize| {
+            let mut files = vec![file(1, 1, 0..10); days];
+            files.push(unplaced.clone());
+            faults(&files)
+        };
+        assert_eq!(with_days(63), [(FindingKind::Misplaced, 7)]);
+        assert_eq!(with_days(64), []);
+    }
+
+    #[test]
+    fn keys_are_taken_apart_as_they_are_put_together() {
+        let slot = "click-stream-3f-1/2-5".parse().expect("slot");
+        let day = millrace_common::event::day::Day::Unplaced;
+        let text = millrace_common::event::day::final_key(&day, &slot, NextOffset(42), 1);
+        let key = Key::parse(&text).expect("key");
+        assert_eq!(
+            (key.pipeline.as_str(), key.topic, key.partition, key.start),
+            ("click-stream-3f-1", 2, 5, 42)
+        );
+        assert_eq!(key.folder, day.to_string());
+        for other in ["year=2024/x.parquet", "year=2024/p-1-0-0-5-0.txt", "p-1-0-0-5-0.parquet", ""] {
+            assert_eq!(Key::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_footer_without_sense_is_refused_by_name() {
+        let good = [
+            (footer::PIPELINE, "p-1"),
+            (footer::SLOT, "0-3"),
+            (footer::EPOCH, "2"),
+            (footer::SEQUENCE, "9"),
+            (footer::FIRST_OFFSET, "10"),
+            (footer::NEXT_OFFSET, "20"),
+        ];
+        let pairs: BTreeMap<&str, &str> = good.into_iter().collect();
+        assert_eq!(Footer::read(&pairs).expect("footer").range, 10..20);
+        for (key, bad) in
+            [(footer::SLOT, "3"), (footer::SLOT, "0--3"), (footer::EPOCH, "-2"), (footer::NEXT_OFFSET, "10")]
+        {
+            let mut pairs = pairs.clone();
+            pairs.insert(key, bad);
+            assert!(Footer::read(&pairs).is_err(), "{key} = {bad}");
+        }
+        for (key, _) in good {
+            let mut pairs = pairs.clone();
+            pairs.remove(key);
+            assert!(Footer::read(&pairs).expect_err("missing").contains(key));
+        }
+    }
+}

@@ -4,6 +4,8 @@
 //! the topics as a `read_committed` reader does, and compares. It writes nothing anywhere.
 
 pub mod account;
+#[cfg(test)]
+mod account_tests;
 mod chain;
 mod config;
 mod error;
