@@ -1,6 +1,7 @@
 //! The definition of a pipeline: where it reads, what it writes, and when it rolls its files.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,28 @@ pub enum SecretReference {
     Environment(String),
     /// Path of a file on the host that uses it.
     File(String),
+}
+
+/// As flags and files have it: `env:NAME` or `file:PATH`.
+impl fmt::Display for SecretReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{path}"),
+        }
+    }
+}
+
+impl FromStr for SecretReference {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.to_owned())),
+            Some(("file", path)) if path.starts_with('/') => Ok(Self::File(path.to_owned())),
+            // The value is not repeated: it may be the secret itself.
+            _ => Err("expected where the secret is kept, never the secret: env:NAME or file:/PATH".to_owned()),
+        }
+    }
 }
 
 /// The object store prefix that a pipeline fills.
