@@ -1,19 +1,20 @@
-//! The protocol against a real Kafka and a lake in a folder: owners that stop, crash, freeze and fence each other,
+//! The protocol against a real Kafka and a lake on S3 or in a folder: owners that stop, crash and fence each other,
 //! and afterwards every record is exactly once in the lake or in quarantine.
 //!
-//! `MILLRACE_TEST_KAFKA` names the broker; `make test` starts one.
+//! `MILLRACE_TEST_KAFKA`, `MILLRACE_TEST_S3` and `MILLRACE_TEST_BUCKET` name the servers; `make test` starts them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use millrace_common::kafka::{client_config, ensure_topics};
 use millrace_common::types::{
-    Epoch, HaltKind, LakeTarget, NextOffset, PipelineDefinition, RollPolicy, SecretReference, SlotId,
-    SlotPhase, StopReason,
+    Epoch, HaltKind, LakeTarget, NextOffset, PipelineDefinition, PipelineId, RollPolicy, SecretReference,
+    SlotId, SlotPhase, StopReason,
 };
 use millrace_common::{headers, lake};
+use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::RngExt;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -31,7 +32,8 @@ struct Bench {
     servers: String,
     definition: PipelineDefinition,
     slot: SlotId,
-    folder: tempfile::TempDir,
+    lake: Lake,
+    _folder: tempfile::TempDir,
     budget: Arc<Budget>,
 }
 
@@ -61,27 +63,41 @@ impl Owner {
 }
 
 impl Bench {
+    /// A lake in a folder.
     async fn new(name: &str) -> Self {
-        let servers = std::env::var("MILLRACE_TEST_KAFKA")
-            .expect("MILLRACE_TEST_KAFKA must name a Kafka for this test, host:port; `make test` starts one");
+        Self::build(name, false).await
+    }
+
+    async fn on_s3(name: &str) -> Self {
+        Self::build(name, true).await
+    }
+
+    async fn build(name: &str, on_s3: bool) -> Self {
+        let servers = test_server("MILLRACE_TEST_KAFKA");
         let run: u32 = rand::rng().random();
         let (raw, invalid) = (format!("test-{name}-{run:08x}-raw"), format!("test-{name}-{run:08x}-invalid"));
         ensure_topics(&servers, &[&raw, &invalid], 1).await.expect("topics");
         let folder = tempfile::tempdir().expect("folder");
-        let unused = || SecretReference::Environment("UNUSED".into());
+        let id: PipelineId = format!("{name}-{run:08x}").parse().expect("id");
+        let secret = |name: &str| SecretReference::Environment(name.into());
+        let lake = LakeTarget {
+            url: if on_s3 {
+                format!("s3://{}/{id}/lake", test_server("MILLRACE_TEST_BUCKET"))
+            } else {
+                format!("file://{}", folder.path().display())
+            },
+            endpoint: on_s3.then(|| test_server("MILLRACE_TEST_S3")),
+            region: None,
+            access_key_id: secret("AWS_ACCESS_KEY_ID"),
+            secret_access_key: secret("AWS_SECRET_ACCESS_KEY"),
+        };
         let definition = PipelineDefinition {
-            id: format!("{name}-{run:08x}").parse().expect("id"),
+            id,
             name: name.into(),
             bootstrap_servers: servers.clone(),
             source_topics: vec![raw],
             invalid_topic: invalid,
-            lake: LakeTarget {
-                url: format!("file://{}", folder.path().display()),
-                endpoint: None,
-                region: None,
-                access_key_id: unused(),
-                secret_access_key: unused(),
-            },
+            lake,
             roll: RollPolicy { max_bytes: 64 << 20, max_rows: 500, max_age_ms: 300, max_idle_ms: 100 },
             submitted_at_ms: 0,
             user: "test".into(),
@@ -89,8 +105,9 @@ impl Bench {
         Self {
             slot: SlotId { pipeline: definition.id.clone(), topic: 0, partition: 0 },
             servers,
+            lake: lake::open(&definition.lake).expect("lake"),
             definition,
-            folder,
+            _folder: folder,
             budget: Budget::new(256 << 20),
         }
     }
@@ -110,7 +127,7 @@ impl Bench {
             topic: self.definition.source_topics[0].clone(),
             invalid_partition: 0,
             consumer: Arc::new(consumer),
-            lake: lake::open(&self.definition.lake).expect("lake"),
+            lake: self.lake.clone(),
             account: self.budget.open_account(&self.slot),
             compute: ComputePool::new(2),
             status: Arc::clone(&status),
@@ -144,17 +161,20 @@ impl Bench {
         producer.flush(Duration::from_secs(30)).expect("delivered");
     }
 
+    /// Keys below the lake's prefix that contain `part`.
+    async fn keys(&self, part: &str) -> Vec<object_store::path::Path> {
+        let objects: Vec<_> =
+            self.lake.store.list(Some(&self.lake.prefix)).try_collect().await.expect("listed");
+        objects.into_iter().map(|object| object.location).filter(|key| key.as_ref().contains(part)).collect()
+    }
+
     /// How often each raw offset is in the lake, read by its rows.
-    fn lake_offsets(&self) -> BTreeMap<i64, usize> {
+    async fn lake_offsets(&self) -> BTreeMap<i64, usize> {
         let mut found = BTreeMap::new();
-        for file in files_below(self.folder.path()) {
-            if !file.to_string_lossy().contains("/year=") {
-                continue;
-            }
-            let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&file).expect("file"))
-                .expect("Parquet")
-                .build()
-                .expect("reader");
+        for key in self.keys("year=").await {
+            let bytes = self.lake.store.get(&key).await.expect("got").bytes().await.expect("bytes");
+            let reader =
+                ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet").build().expect("reader");
             for batch in reader {
                 let batch = batch.expect("batch");
                 let column = batch.column_by_name("kafka_offset").expect("column");
@@ -197,22 +217,11 @@ impl Bench {
             }
         }
     }
-
-    fn staged(&self) -> Vec<std::path::PathBuf> {
-        files_below(self.folder.path())
-            .into_iter()
-            .filter(|file| file.to_string_lossy().contains("/_staging/"))
-            .collect()
-    }
 }
 
-fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("folder") {
-        let path = entry.expect("entry").path();
-        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
-    }
-    files
+fn test_server(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} must name a server for this test; `make test` starts it"))
 }
 
 fn once(offsets: std::ops::Range<i64>) -> BTreeMap<i64, usize> {
@@ -221,7 +230,7 @@ fn once(offsets: std::ops::Range<i64>) -> BTreeMap<i64, usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_is_in_the_lake_once_and_a_successor_goes_on_where_the_last_one_stopped() {
-    let bench = Bench::new("handover").await;
+    let bench = Bench::on_s3("handover").await;
     bench.produce((0..2000).map(Bench::event));
     let owner = bench.own(1, false);
     owner.reaches(500).await;
@@ -230,8 +239,8 @@ async fn every_record_is_in_the_lake_once_and_a_successor_goes_on_where_the_last
     let successor = bench.own(2, true);
     successor.reaches(2500).await;
     assert_eq!(successor.revoke().await, StopReason::Revoked);
-    assert_eq!(bench.lake_offsets(), once(0..2500));
-    assert_eq!(bench.staged().len(), 1, "only the last manifest stays staged");
+    assert_eq!(bench.lake_offsets().await, once(0..2500));
+    assert_eq!(bench.keys("_staging").await.len(), 1, "only the last manifest stays staged");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,12 +266,12 @@ async fn poison_is_quarantined_once_with_its_offset_and_the_slot_goes_on() {
     assert_eq!(bench.quarantined_offsets(), bad);
     let mut good = once(0..300);
     good.retain(|offset, _| !bad.contains_key(offset));
-    assert_eq!(bench.lake_offsets(), good);
+    assert_eq!(bench.lake_offsets().await, good);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owners_that_crash_at_any_moment_lose_and_double_nothing() {
-    let bench = Bench::new("crash").await;
+    let bench = Bench::on_s3("crash").await;
     let (owners, each) = (30, 200);
     let total = owners * each;
     let (mut epoch, mut opened, mut crashes) = (0, false, 0);
@@ -307,7 +316,7 @@ async fn owners_that_crash_at_any_moment_lose_and_double_nothing() {
     assert_eq!(bench.quarantined_offsets(), poison);
     let mut good = once(0..total as i64);
     good.retain(|offset, _| !poison.contains_key(offset));
-    assert_eq!(bench.lake_offsets(), good);
+    assert_eq!(bench.lake_offsets().await, good);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,7 +331,7 @@ async fn an_owner_whose_successor_has_opened_is_fenced_and_writes_nothing_more()
     new.reaches(200).await;
     assert_eq!(old.task.await.expect("no panic"), StopReason::Fenced);
     new.revoke().await;
-    assert_eq!(bench.lake_offsets(), once(0..200));
+    assert_eq!(bench.lake_offsets().await, once(0..200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,7 +345,7 @@ async fn a_slot_whose_record_is_gone_or_newer_than_its_grant_does_not_start() {
     owner.revoke().await;
     let reason = bench.own(3, true).task.await.expect("no panic");
     assert_eq!(reason, StopReason::EpochBehind { recorded: Epoch(5) });
-    assert_eq!(bench.lake_offsets(), once(0..10));
+    assert_eq!(bench.lake_offsets().await, once(0..10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,11 +355,11 @@ async fn a_damaged_manifest_halts_the_slot_and_says_which() {
     let owner = bench.own(1, false);
     owner.reaches(10).await;
     owner.revoke().await;
-    let manifest = bench.staged().pop().expect("the last manifest");
-    std::fs::write(&manifest, b"{}").expect("damaged");
+    let manifest = bench.keys("_staging").await.pop().expect("the last manifest");
+    bench.lake.store.put(&manifest, "{}".into()).await.expect("damaged");
     let reason = bench.own(2, true).task.await.expect("no panic");
     let StopReason::Halted(halt) = reason else { panic!("{reason:?}") };
     assert_eq!(halt.kind, HaltKind::ManifestMismatch);
     assert!(halt.detail.contains("SHA-256"), "{}", halt.detail);
-    assert_eq!(bench.lake_offsets(), once(0..10), "what is published stays");
+    assert_eq!(bench.lake_offsets().await, once(0..10), "what is published stays");
 }
