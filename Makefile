@@ -31,9 +31,9 @@ test: build-tools
 	@$(call get_parts,kafka s3); \
 	$(MAKE) --no-print-directory check || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting
-	cargo build --release --locked -p millrace
+	cargo build --release --locked -p millrace -p millrace-e2e --bins
 	cargo test --release --locked --workspace --doc
-	cargo test --release --locked --workspace --all-targets
+	$(TARGET)/release/with-parts cargo test --release --locked --workspace --all-targets
 
 check: build-tools $(DENY)
 	cargo fmt --all --check

@@ -3,6 +3,7 @@
 //!
 //! Children die with the process that started them, also when it is killed.
 
+pub mod demo;
 pub mod kafka;
 pub mod ports;
 pub mod s3;

@@ -14,6 +14,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How to ask whether a part is ready.
 #[derive(Debug, Clone)]
 pub enum Probe {
+    /// It is ready when it runs.
+    None,
     /// Somebody listens on this port of the loopback device.
     Tcp { port: u16 },
     /// The broker answers a metadata request.
@@ -32,6 +34,7 @@ impl Probe {
     pub async fn ask(&self) -> Result<(), String> {
         let asked = async {
             match self {
+                Self::None => Ok(()),
                 Self::Tcp { port } => connect(*port).await,
                 Self::Kafka { port } => {
                     // librdkafka complains about each refused connection: ask only when somebody listens.

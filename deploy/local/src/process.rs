@@ -53,11 +53,19 @@ impl Program {
         self
     }
 
-    /// The command as one types it, for people.
-    pub fn line(&self) -> String {
-        let words =
-            std::iter::once(self.path.as_os_str()).chain(self.arguments.iter().map(OsString::as_os_str));
-        words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    /// The arguments as one types them in a shell.
+    pub fn typed_arguments(&self) -> String {
+        self.arguments.iter().map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// `word` as a POSIX shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -122,12 +130,14 @@ impl Process {
     }
 
     /// Resolves when it has ended. Cancellation safe.
-    pub async fn ended(&self) -> Exit {
+    pub fn ended(&self) -> impl Future<Output = Exit> + Send + use<> {
         let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await.map(|exit| *exit) {
-            Ok(Some(exit)) => exit,
-            // The task that supervises the child is gone only when the runtime is.
-            Ok(None) | Err(_) => std::future::pending().await,
+        async move {
+            match exit.wait_for(Option::is_some).await.map(|exit| *exit) {
+                Ok(Some(exit)) => exit,
+                // The task that supervises the child is gone only when the runtime is.
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
         }
     }
 
@@ -200,6 +210,12 @@ mod tests {
 
     fn shell(folder: &Path, script: &str) -> Program {
         Program::new("shell", "/bin/sh", folder.join("shell.log")).argument("-c").argument(script)
+    }
+
+    #[test]
+    fn arguments_are_shown_as_a_shell_takes_them() {
+        let program = Program::new("java", "java", "log").arguments(["-cp", "/x/*", "--memory=2GiB", "it's"]);
+        assert_eq!(program.typed_arguments(), r"-cp '/x/*' --memory=2GiB 'it'\''s'");
     }
 
     #[tokio::test]

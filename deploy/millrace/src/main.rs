@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::telemetry;
+use millrace_local::demo;
 
 /// Click events from HTTP through Kafka to a Parquet lake on S3, exactly once.
 #[derive(Debug, Parser)]
@@ -31,6 +32,10 @@ struct CommandLine {
 enum Command {
     /// Offer cores and memory to a master and run the partitions that it assigns.
     Worker(millrace_worker::Config),
+    /// Account for every raw offset: which are in the lake exactly once, and what is wrong.
+    Verify(millrace_verify::Config),
+    /// Run the whole job on this machine, each process a real one, and verify it at the end.
+    Demo(Box<demo::Config>),
     /// List a master's workers: id, pid, state, cores, memory, partitions.
     Workers(workers::Config),
 }
@@ -55,6 +60,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::on_signals().context("signals can't be received")?;
     match command {
         Command::Worker(config) => millrace_worker::run(config, shutdown).await?,
+        Command::Verify(config) => {
+            if !millrace_verify::run(config, shutdown).await?.clean {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Demo(config) => {
+            if demo::run(*config, shutdown).await? != demo::Outcome::Clean {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Workers(config) => workers::run(config).await?,
     }
     Ok(ExitCode::SUCCESS)
