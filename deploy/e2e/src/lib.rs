@@ -1,5 +1,23 @@
 //! End-to-end tests: real processes on a real Kafka and a real S3 server, killed and frozen on the way.
 
+mod demo;
 mod parts;
 
+pub use demo::{Demo, Hand, command_line, cursor, signal};
 pub use parts::{BUCKET, Parts};
+
+use std::path::PathBuf;
+
+/// The binary under test: built before the tests, beside them.
+///
+/// # Panics
+/// When it is not there.
+pub fn millrace() -> PathBuf {
+    let tests = std::env::current_exe().expect("the test's own path");
+    let path = tests
+        .ancestors()
+        .map(|folder| folder.join("millrace"))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("no millrace beside {}: `cargo build --release -p millrace` makes it", tests.display()));
+    path
+}
