@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use millrace_local::PortBlock;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -111,7 +112,9 @@ impl Demo {
         self.until("every slot runs on an alive worker", |workers, slots| {
             slots.iter().all(|slot| {
                 slot["state"] == "running"
-                    && workers.iter().any(|worker| worker["id"] == slot["owner"] && worker["state"] == "ALIVE")
+                    && workers
+                        .iter()
+                        .any(|worker| worker["id"] == slot["owner"] && worker["state"] == "ALIVE")
             })
         })
         .await;
@@ -136,30 +139,48 @@ impl Demo {
         busy.unwrap_or_else(|| panic!("no worker has slots: {workers:#?}")).clone()
     }
 
-    /// The pid of the demo's child whose command line has `role` as its first argument.
-    pub fn child(&self, role: &str) -> u32 {
+    /// The pid of the demo's child that has `argument` on its command line.
+    pub fn child(&self, argument: &str) -> u32 {
         let parent = self.process.id().expect("it runs").to_string();
-        let found = std::fs::read_dir("/proc").expect("proc").filter_map(|entry| {
+        let mut processes = std::fs::read_dir("/proc").expect("proc");
+        let found = processes.find_map(|entry| {
             let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let is_child = status.lines().any(|line| line.strip_prefix("PPid:").map(str::trim) == Some(&parent));
-            (is_child && command_line(pid).get(1).is_some_and(|argument| argument == role)).then_some(pid)
+            let is_child =
+                status.lines().any(|line| line.strip_prefix("PPid:").map(str::trim) == Some(&parent));
+            (is_child && command_line(pid).iter().any(|found| found == argument)).then_some(pid)
         });
-        found.into_iter().next().unwrap_or_else(|| panic!("the demo runs no {role}:\n{}", self.output()))
+        found.unwrap_or_else(|| panic!("the demo runs no {argument}:\n{}", self.output()))
+    }
+
+    /// Puts a record into the raw topic, past the collector.
+    pub fn produce_raw(&self, value: &str) {
+        let servers = format!("127.0.0.1:{}", self.ports.port(0));
+        let producer: BaseProducer =
+            millrace_common::kafka::client_config(&servers, "test").create().expect("producer");
+        let record = BaseRecord::<(), str>::to("acme.clickstream.raw.events").payload(value);
+        assert!(producer.send(record).is_ok(), "queued");
+        producer.flush(PATIENCE).expect("delivered");
     }
 
     /// A worker started by hand, as in a terminal of its own.
     pub fn worker_by_hand(&self, number: usize) -> Hand {
         let master = self.master();
-        let log = self.folder().join(format!("hand-{number}.log"));
-        Hand::start(&["worker", "--master", &master, "--cores", "1", "--memory", "128MiB"].map(str::to_owned), &log)
+        let program = crate::millrace().display().to_string();
+        let line = [&program, "worker", "--master", &master, "--cores", "1", "--memory", "128MiB"];
+        self.start_line(&format!("hand-{number}"), &line.map(str::to_owned))
+    }
+
+    /// Starts a command line as in a terminal of its own, with its output in the file `name`.log.
+    pub fn start_line(&self, name: &str, line: &[String]) -> Hand {
+        Hand::start(line, &self.folder().join(format!("{name}.log")))
     }
 
     /// What `millrace ARGUMENTS` prints, and how it ends.
     pub async fn run(&self, arguments: &[&str]) -> (String, ExitStatus) {
-        let output =
-            Command::new(crate::millrace()).args(arguments).output().await.expect("millrace runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let output = Command::new(crate::millrace()).args(arguments).output().await.expect("millrace runs");
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (text, output.status)
     }
 
@@ -208,11 +229,10 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// Starts `millrace ARGUMENTS` with its output in `log`.
-    pub fn start(arguments: &[String], log: &Path) -> Self {
+    fn start(line: &[String], log: &Path) -> Self {
         let output = File::options().create(true).append(true).open(log).expect("log");
-        let process = Command::new(crate::millrace())
-            .args(arguments)
+        let process = Command::new(&line[0])
+            .args(&line[1..])
             .env_remove("AWS_ACCESS_KEY_ID")
             .env_remove("AWS_SECRET_ACCESS_KEY")
             .stdin(Stdio::null())
@@ -220,7 +240,7 @@ impl Hand {
             .stderr(output)
             .kill_on_drop(true)
             .spawn()
-            .expect("millrace starts");
+            .expect("it starts");
         Self { process, log: log.to_owned() }
     }
 
@@ -246,7 +266,10 @@ pub fn cursor(slot: &Value) -> i64 {
 /// A process's arguments, its own name first.
 pub fn command_line(pid: u32) -> Vec<String> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+    line.split(|byte| *byte == 0)
+        .filter(|argument| !argument.is_empty())
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect()
 }
 
 /// Sends a signal.

@@ -18,6 +18,8 @@ pub fn millrace() -> PathBuf {
         .ancestors()
         .map(|folder| folder.join("millrace"))
         .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("no millrace beside {}: `cargo build --release -p millrace` makes it", tests.display()));
+        .unwrap_or_else(|| {
+            panic!("no millrace beside {}: `cargo build --release -p millrace` makes it", tests.display())
+        });
     path
 }

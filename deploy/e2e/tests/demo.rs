@@ -30,8 +30,7 @@ async fn a_killed_worker_and_a_restarted_master_lose_and_double_nothing() {
     let again = command_line(master);
     signal(master, libc::SIGKILL);
     while demo.get("/healthz").await.is_some() {}
-    let mut restarted =
-        Hand::start(&again[1..again.len() - 1], &demo.folder().join("master-again.log"));
+    let mut restarted = demo.start_line("master-again", &again);
     demo.until_all_run().await;
     let after = demo.slots().await;
     for (before, after) in before.iter().zip(&after) {
@@ -66,13 +65,16 @@ async fn the_report_of_a_killed_worker_tells_how_long_the_takeover_took() {
 async fn workers_by_hand_join_idle_freeze_and_come_back() {
     let mut demo = Demo::start(&flags(&["--workers", "0"])).await;
     let workers: Vec<Hand> = (0..7).map(|number| demo.worker_by_hand(number)).collect();
-    demo.until("seven workers are ALIVE, six have one slot each and one tells why it is idle", |workers, _| {
-        let alive: Vec<_> = workers.iter().filter(|worker| worker["state"] == "ALIVE").collect();
-        let slots = |worker: &serde_json::Value| worker["slots"].as_array().map_or(0, Vec::len);
-        alive.len() == 7
-            && alive.iter().filter(|worker| slots(worker) == 1).count() == 6
-            && alive.iter().any(|worker| slots(worker) == 0 && worker["idle_reason"].is_string())
-    })
+    demo.until(
+        "seven workers are ALIVE, six have one slot each and one tells why it is idle",
+        |workers, _| {
+            let alive: Vec<_> = workers.iter().filter(|worker| worker["state"] == "ALIVE").collect();
+            let slots = |worker: &serde_json::Value| worker["slots"].as_array().map_or(0, Vec::len);
+            alive.len() == 7
+                && alive.iter().filter(|worker| slots(worker) == 1).count() == 6
+                && alive.iter().any(|worker| slots(worker) == 0 && worker["idle_reason"].is_string())
+        },
+    )
     .await;
     demo.until_all_run().await;
 
@@ -127,10 +129,8 @@ async fn kafka_and_s3_may_be_away_for_a_while() {
     let s3 = demo.child("mini");
     signal(s3, libc::SIGSTOP);
     let stuck = demo.slots().await;
-    demo.until("records wait for S3", |_, slots| {
-        slots.iter().all(|slot| slot["lag"].as_u64() > Some(500))
-    })
-    .await;
+    demo.until("records wait for S3", |_, slots| slots.iter().all(|slot| slot["lag"].as_u64() > Some(500)))
+        .await;
     let still = demo.slots().await;
     assert!(
         still.iter().zip(&stuck).any(|(now, before)| cursor(now) == cursor(before)),
@@ -140,12 +140,11 @@ async fn kafka_and_s3_may_be_away_for_a_while() {
     demo.until_all_commit().await;
 
     // A record that is no JSON, straight into the raw topic, and the broker killed and started anew.
-    let kafka = demo.kafka_pid();
+    let kafka = demo.child("kafka.Kafka");
     let again = command_line(kafka);
-    demo.produce_raw("no json at all").await;
+    demo.produce_raw("no json at all");
     signal(kafka, libc::SIGKILL);
-    demo.until("the slots tell that Kafka is away", |_, slots| slots.iter().any(|slot| slot["lag"].is_u64())).await;
-    let _broker = demo.start_again("kafka-again", kafka, &again);
+    let _broker = demo.start_line("kafka-again", &again);
     demo.until_all_run().await;
     demo.until_all_commit().await;
     let report = demo.interrupt().await;
