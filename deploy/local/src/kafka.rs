@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use tracing::info;
+use tracing::debug;
 
 use crate::get::{self, KafkaFiles, LOG4J};
 use crate::part::{Part, PartError};
@@ -76,7 +76,7 @@ async fn format(files: &KafkaFiles, configuration: &Path, log: &Path) -> Result<
         .map_err(PartError::io("Kafka's folder can't be formatted with java"))?;
     let exit = process.ended().await;
     if exit.status.success() {
-        info!(configuration = %configuration.display(), "Kafka's folder is formatted");
+        debug!(configuration = %configuration.display(), "Kafka's folder is formatted");
         Ok(())
     } else {
         Err(crate::part::ended(&process, exit))

@@ -4,7 +4,7 @@ mod workers;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::telemetry;
@@ -48,16 +48,18 @@ fn main() -> ExitCode {
     }
     match run(command) {
         Ok(code) => code,
+        // Every error's own text tells its causes too.
         Err(error) => {
-            eprintln!("millrace: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("millrace: {error}");
+            let is_usage = matches!(error.downcast_ref(), Some(demo::Error::Flags(_)));
+            if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
 
 #[tokio::main]
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let shutdown = Shutdown::on_signals().context("signals can't be received")?;
+    let shutdown = Shutdown::on_signals().map_err(|error| anyhow!("signals can't be received: {error}"))?;
     match command {
         Command::Worker(config) => millrace_worker::run(config, shutdown).await?,
         Command::Verify(config) => {
