@@ -1,6 +1,8 @@
 //! Orderly stop: one token that everybody watches, one tracker that knows every task.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +15,7 @@ use tracing::{debug, error, info};
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     token: CancellationToken,
+    failed: Arc<AtomicBool>,
     tracker: TaskTracker,
 }
 
@@ -57,6 +60,11 @@ impl Shutdown {
         self.token.is_cancelled()
     }
 
+    /// Whether a task panicked: the process must not end as if all were well.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
     /// Resolves when the stop begins.
     pub async fn begun(&self) {
         self.token.cancelled().await;
@@ -73,7 +81,7 @@ impl Shutdown {
         F: Future<Output = ()> + Send + 'static,
     {
         let name = name.into();
-        let guard = PanicStops { token: self.token.clone(), name };
+        let guard = PanicStops { shutdown: self.clone(), name };
         self.tracker.spawn(async move {
             let guard = guard;
             task.await;
@@ -89,7 +97,7 @@ impl Shutdown {
 }
 
 struct PanicStops {
-    token: CancellationToken,
+    shutdown: Shutdown,
     name: String,
 }
 
@@ -97,7 +105,8 @@ impl Drop for PanicStops {
     fn drop(&mut self) {
         if std::thread::panicking() {
             error!(task = self.name.as_str(), "task panicked, stopping the process");
-            self.token.cancel();
+            self.shutdown.failed.store(true, Ordering::SeqCst);
+            self.shutdown.begin();
         }
     }
 }
@@ -114,5 +123,6 @@ mod tests {
         shutdown.spawn("broken", async { panic!("on purpose") });
         shutdown.begun().await;
         assert!(shutdown.drained(Duration::from_secs(30)).await);
+        assert!(shutdown.has_failed());
     }
 }

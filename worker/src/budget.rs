@@ -126,9 +126,9 @@ impl Account {
         self.budget.lock().total < self.budget.limit
     }
 
-    /// Resolves when somebody gave something back; look again then.
-    pub(crate) async fn freed(&self) {
-        self.budget.freed.notified().await;
+    /// Resolves when somebody gave something back after this call; look for room between the call and the wait.
+    pub(crate) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.budget.freed.notified()
     }
 }
 

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The demo under test. Its files are kept when the test fails.
+#[derive(Debug)]
 pub struct Demo {
     process: Child,
     pub ports: PortBlock,
@@ -223,6 +224,7 @@ impl Drop for Demo {
 }
 
 /// A process started by hand; killed with the test.
+#[derive(Debug)]
 pub struct Hand {
     process: Child,
     log: PathBuf,

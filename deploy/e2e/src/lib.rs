@@ -14,12 +14,11 @@ use std::path::PathBuf;
 /// When it is not there.
 pub fn millrace() -> PathBuf {
     let tests = std::env::current_exe().expect("the test's own path");
-    let path = tests
+    tests
         .ancestors()
         .map(|folder| folder.join("millrace"))
         .find(|candidate| candidate.is_file())
         .unwrap_or_else(|| {
             panic!("no millrace beside {}: `cargo build --release -p millrace` makes it", tests.display())
-        });
-    path
+        })
 }

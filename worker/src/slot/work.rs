@@ -108,6 +108,7 @@ impl Work<'_> {
         let slot = self.slot;
         // While a flush runs, no more than another file's worth is read beside it.
         let full = self.flushing.is_some() && self.pending.bytes >= slot.definition.roll.max_bytes;
+        let freed = slot.account.freed();
         let has_room = slot.account.has_room();
         let reads = has_room && !full;
         if reads && self.may_have_more {
@@ -140,7 +141,7 @@ impl Work<'_> {
                 Ok(())
             }
             () = sleep_until(check_at), if self.flushing.is_none() => self.on_time().await,
-            () = slot.account.freed(), if !has_room => Ok(()),
+            () = freed, if !has_room => Ok(()),
             () = self.reader.nonempty(), if reads => {
                 self.may_have_more = true;
                 Ok(())
@@ -250,16 +251,16 @@ impl Work<'_> {
             .run(move || {
                 let files = taken.buffer.finish(sequence, range);
                 let invalid = std::mem::take(&mut taken.invalid);
-                taken.invalid_bytes = 0;
-                (taken, files, invalid)
+                let invalid_bytes = std::mem::take(&mut taken.invalid_bytes);
+                (taken, files, invalid, invalid_bytes)
             })
             .await;
-        let (taken, files, invalid) = finished;
+        let (taken, files, invalid, invalid_bytes) = finished;
         self.taken = Some(taken);
         let files = files.map_err(|error| {
             Exit::Stop(StopReason::Failed { detail: format!("a Parquet file can't be closed: {error}") })
         })?;
-        self.flushing_bytes = files.iter().map(|file| file.bytes.len() as u64).sum();
+        self.flushing_bytes = invalid_bytes + files.iter().map(|file| file.bytes.len() as u64).sum::<u64>();
         self.flushed_to = self.position;
         self.pending = Pending::default();
         let flush = Flush { reason, next: self.position, files, invalid };
