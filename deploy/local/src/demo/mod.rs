@@ -9,7 +9,7 @@ mod master;
 mod report;
 mod screen;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::File;
 use std::io;
@@ -108,7 +108,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Outcome, Error> {
         screen: Screen::new(),
         started: SystemTime::now(),
         first_lake_file: None,
-        told_losses: BTreeSet::new(),
+        losses: BTreeMap::new(),
         peak_resident_mib: BTreeMap::new(),
         config,
         folder,
@@ -180,8 +180,8 @@ struct Demo {
     screen: Screen,
     started: SystemTime,
     first_lake_file: Option<Duration>,
-    /// Workers whose loss and takeover was told.
-    told_losses: BTreeSet<String>,
+    /// By worker and time of detection; kept here because a restarted master has forgotten them.
+    losses: BTreeMap<(String, u64), WorkerLoss>,
     peak_resident_mib: BTreeMap<String, u64>,
 }
 
@@ -293,11 +293,7 @@ impl Demo {
             self.first_lake_file = Some(since);
             self.screen.say(format!("First file in the lake {:.1} s after the start.", since.as_secs_f64()));
         }
-        for loss in self.losses().await {
-            if loss.first_commit_ms.is_some() && self.told_losses.insert(loss.worker.clone()) {
-                self.screen.say(loss.to_string());
-            }
-        }
+        self.note_losses().await;
         self.screen.progress(&snapshot.to_string());
     }
 
@@ -314,16 +310,23 @@ impl Demo {
         }
     }
 
-    /// The workers that were lost since this demo started; none while the master does not answer.
-    async fn losses(&self) -> Vec<WorkerLoss> {
+    /// Notes the workers that were lost since this demo started, and tells of each when a new owner has committed.
+    async fn note_losses(&mut self) {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        // None while the master does not answer.
         let failovers = self.master.failovers().await.unwrap_or_default();
-        let ours = failovers.iter().filter(|failover| u128::from(failover.detected_at_ms) >= started);
-        let died_at = |pid| {
+        for failover in failovers.iter().filter(|failover| u128::from(failover.detected_at_ms) >= started) {
             let workers = self.cluster.workers.iter().filter_map(Part::process);
-            workers.filter(|process| process.pid() == pid).find_map(Process::exit).map(|exit| exit.at)
-        };
-        ours.map(|failover| WorkerLoss::new(failover, died_at(failover.pid))).collect()
+            let died = workers.filter(|process| process.pid() == failover.pid).find_map(Process::exit);
+            let loss = WorkerLoss::new(failover, died.map(|exit| exit.at));
+            let key = (failover.worker.clone(), failover.detected_at_ms);
+            let is_news = loss.first_commit_ms.is_some()
+                && self.losses.get(&key).is_none_or(|known| known.first_commit_ms.is_none());
+            if is_news {
+                self.screen.say(loss.to_string());
+            }
+            self.losses.insert(key, loss);
+        }
     }
 
     async fn finish(&mut self, sending: Instant) -> Result<Outcome, Error> {
@@ -361,6 +364,7 @@ impl Demo {
 
     async fn report(&mut self, verify: millrace_verify::Report, sent_for: Duration) -> Result<Report, Error> {
         self.measure();
+        self.note_losses().await;
         let path = self.places.ledger.clone();
         let counted = tokio::task::spawn_blocking(move || count(&path)).await;
         let sent = counted
@@ -382,7 +386,7 @@ impl Demo {
             first_lake_file_ms: self
                 .first_lake_file
                 .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-            worker_losses: self.losses().await,
+            worker_losses: self.losses.values().cloned().collect(),
             peak_resident_mib: self.peak_resident_mib.clone(),
             verify,
         })
