@@ -60,19 +60,12 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::on_signals().map_err(|error| anyhow!("signals can't be received: {error}"))?;
-    match command {
-        Command::Worker(config) => millrace_worker::run(config, shutdown).await?,
-        Command::Verify(config) => {
-            if !millrace_verify::run(config, shutdown).await?.clean {
-                return Ok(ExitCode::FAILURE);
-            }
-        }
-        Command::Demo(config) => {
-            if demo::run(*config, shutdown).await? != demo::Outcome::Clean {
-                return Ok(ExitCode::FAILURE);
-            }
-        }
-        Command::Workers(config) => workers::run(config).await?,
-    }
-    Ok(ExitCode::SUCCESS)
+    let stop = shutdown.clone();
+    let is_well = match command {
+        Command::Worker(config) => millrace_worker::run(config, shutdown).await.map(|()| true)?,
+        Command::Verify(config) => millrace_verify::run(config, shutdown).await?.clean,
+        Command::Demo(config) => demo::run(*config, shutdown).await? == demo::Outcome::Clean,
+        Command::Workers(config) => workers::run(config).await.map(|()| true)?,
+    };
+    Ok(if is_well && !stop.has_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
