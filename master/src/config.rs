@@ -1,0 +1,310 @@
+//! The master's flags, and the built-in pipeline that they describe. Decides nothing, asks nobody.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, RollPolicy, SecretReference};
+use millrace_common::units::{parse_bytes, parse_duration};
+
+use crate::store::StateLocation;
+
+/// Name of the pipeline that the master makes by itself.
+pub(crate) const BUILT_IN: &str = "clickstream";
+
+const DEFAULT_PARTITIONS: i32 = 6;
+const DEFAULT_KAFKA: &str = "127.0.0.1:9092";
+const DEFAULT_RAW: &str = "acme.clickstream.raw.events";
+const DEFAULT_LATEST: &str = "acme.clickstream.latest.events";
+const DEFAULT_INVALID: &str = "acme.clickstream.invalid.events";
+const DEFAULT_LAKE: &str = "s3://acme.eu-west-1.stg.data.lake/clickstream-data";
+
+/// A master: registers workers, gives them the partitions, and shows it on a page.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    millrace master --kafka 127.0.0.1:9092 --s3-endpoint http://127.0.0.1:9000\n  \
+    millrace master --state file:/var/lib/millrace --lake file:///data/lake\n\n\
+    The S3 credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, here and at each worker.")]
+pub struct Config {
+    /// Where workers and the command line reach the master.
+    #[arg(long, default_value = "127.0.0.1:7077", value_name = "HOST:PORT")]
+    pub bind: SocketAddr,
+    /// Where the status page is.
+    #[arg(long, default_value = "127.0.0.1:18080", value_name = "HOST:PORT")]
+    pub http_bind: SocketAddr,
+    /// Where assignments and epochs are kept: memory, or file:DIR.
+    #[arg(long, env = "MILLRACE_STATE", default_value = "file:millrace-state", value_name = "WHERE")]
+    pub state: StateLocation,
+    /// How often a worker reports.
+    #[arg(long, default_value = "500ms", value_parser = parse_positive_duration, value_name = "TIME")]
+    pub heartbeat_interval: Duration,
+    /// A worker silent for this long is dead.
+    #[arg(long, default_value = "3s", value_parser = parse_positive_duration, value_name = "TIME")]
+    pub lease: Duration,
+    /// How long a worker may be away after its session has broken while its port still answers.
+    #[arg(long, default_value = "500ms", value_parser = parse_duration, value_name = "TIME")]
+    pub grace: Duration,
+    #[command(flatten)]
+    pub pipeline: PipelineConfig,
+}
+
+/// What the built-in pipeline `clickstream` reads and writes. A flag that is not given leaves a stored pipeline as it
+/// is; a new one gets the default.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "The pipeline clickstream, made at the first start")]
+pub struct PipelineConfig {
+    /// Kafka's brokers, separated by commas [default: 127.0.0.1:9092].
+    #[arg(long, env = "MILLRACE_KAFKA", value_parser = parse_servers, value_name = "HOST:PORT,…")]
+    pub kafka: Option<String>,
+    /// Topic to read [default: acme.clickstream.raw.events].
+    #[arg(long, value_parser = parse_topic, value_name = "TOPIC")]
+    pub raw_topic: Option<String>,
+    /// Topic for enriched events [default: acme.clickstream.latest.events].
+    #[arg(long, value_parser = parse_topic, value_name = "TOPIC")]
+    pub latest_topic: Option<String>,
+    /// Topic for what can't be parsed [default: acme.clickstream.invalid.events].
+    #[arg(long, value_parser = parse_topic, value_name = "TOPIC")]
+    pub invalid_topic: Option<String>,
+    /// Partitions of a topic that is absent and made.
+    #[arg(long, default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Where the lake lies: s3://bucket/prefix or file:///folder. It belongs to this pipeline for ever
+    /// [default: s3://acme.eu-west-1.stg.data.lake/clickstream-data].
+    #[arg(long, value_parser = parse_lake, value_name = "URL")]
+    pub lake: Option<String>,
+    /// An S3 server other than AWS's own.
+    #[arg(long, value_parser = parse_endpoint, value_name = "http://HOST:PORT")]
+    pub s3_endpoint: Option<String>,
+    /// S3 region of the lake's bucket.
+    #[arg(long, value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// Files are closed when their oldest row is older than this [default: 60s].
+    #[arg(long, value_parser = parse_positive_duration, value_name = "TIME")]
+    pub roll_age: Option<Duration>,
+    /// Files are closed when a partition's open files hold this much [default: 128MiB].
+    #[arg(long, value_parser = parse_positive_bytes, value_name = "SIZE")]
+    pub roll_bytes: Option<u64>,
+    /// Files are closed when a partition's open files hold this many rows [default: 5000000].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub roll_rows: Option<u64>,
+    /// Files are closed when nothing has come for this long [default: 30s].
+    #[arg(long, value_parser = parse_positive_duration, value_name = "TIME")]
+    pub roll_idle: Option<Duration>,
+}
+
+/// Flags that would make a stored pipeline another one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "pipeline {pipeline} has {flag} {stored}, it can't become {given}: leave the flag out, or start a new pipeline \
+     with another --state and --lake"
+)]
+pub struct AnotherPipeline {
+    pipeline: PipelineId,
+    flag: &'static str,
+    stored: String,
+    given: String,
+}
+
+impl PipelineConfig {
+    /// A new pipeline under `id`, as the flags describe it.
+    pub(crate) fn definition(&self, id: PipelineId, submitted_at_ms: u64) -> PipelineDefinition {
+        let or = |flag: &Option<String>, default: &str| flag.clone().unwrap_or_else(|| default.to_owned());
+        let mut definition = PipelineDefinition {
+            id,
+            name: BUILT_IN.to_owned(),
+            bootstrap_servers: DEFAULT_KAFKA.to_owned(),
+            source_topics: vec![or(&self.raw_topic, DEFAULT_RAW)],
+            invalid_topic: or(&self.invalid_topic, DEFAULT_INVALID),
+            lake: LakeTarget {
+                url: or(&self.lake, DEFAULT_LAKE),
+                endpoint: None,
+                region: None,
+                access_key_id: SecretReference::Environment("AWS_ACCESS_KEY_ID".into()),
+                secret_access_key: SecretReference::Environment("AWS_SECRET_ACCESS_KEY".into()),
+            },
+            roll: RollPolicy::default(),
+            submitted_at_ms,
+            user: std::env::var("USER").unwrap_or_else(|_| "unknown".into()),
+        };
+        self.set_addresses_and_limits(&mut definition);
+        definition
+    }
+
+    /// The stored pipeline with the addresses and limits that the flags give; what it reads and writes stays.
+    pub(crate) fn change(&self, stored: &PipelineDefinition) -> Result<PipelineDefinition, AnotherPipeline> {
+        let fixed = [
+            ("--raw-topic", &self.raw_topic, stored.source_topics.join(",")),
+            ("--invalid-topic", &self.invalid_topic, stored.invalid_topic.clone()),
+            ("--lake", &self.lake, stored.lake.url.clone()),
+        ];
+        for (flag, given, stored_value) in fixed {
+            if let Some(given) = given.as_ref().filter(|given| **given != stored_value) {
+                return Err(AnotherPipeline {
+                    pipeline: stored.id.clone(),
+                    flag,
+                    stored: stored_value,
+                    given: given.clone(),
+                });
+            }
+        }
+        let mut definition = stored.clone();
+        self.set_addresses_and_limits(&mut definition);
+        Ok(definition)
+    }
+
+    pub(crate) fn latest_topic(&self) -> &str {
+        self.latest_topic.as_deref().unwrap_or(DEFAULT_LATEST)
+    }
+
+    fn set_addresses_and_limits(&self, definition: &mut PipelineDefinition) {
+        let set = |field: &mut String, flag: &Option<String>| {
+            if let Some(value) = flag {
+                field.clone_from(value);
+            }
+        };
+        set(&mut definition.bootstrap_servers, &self.kafka);
+        let lake = &mut definition.lake;
+        lake.endpoint = self.s3_endpoint.clone().or_else(|| lake.endpoint.take());
+        lake.region = self.s3_region.clone().or_else(|| lake.region.take());
+        let roll = &mut definition.roll;
+        roll.max_bytes = self.roll_bytes.unwrap_or(roll.max_bytes);
+        roll.max_rows = self.roll_rows.unwrap_or(roll.max_rows);
+        roll.max_age_ms = self.roll_age.map_or(roll.max_age_ms, millis);
+        roll.max_idle_ms = self.roll_idle.map_or(roll.max_idle_ms, millis);
+    }
+}
+
+/// Whole milliseconds; `parse_duration` yields nothing finer.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn parse_positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("expected a time above zero, like 500ms, 10s or 2m".into()),
+        span => Ok(span),
+    }
+}
+
+fn parse_positive_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => Err("expected a size above zero, like 128MiB".into()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn parse_servers(text: &str) -> Result<String, String> {
+    let is_server = |server: &str| {
+        server.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+    };
+    if text.split(',').all(is_server) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected host:port, or several separated by commas".into())
+    }
+}
+
+/// Kafka's own rule for topic names.
+fn parse_topic(text: &str) -> Result<String, String> {
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if is_plain && (1..=249).contains(&text.len()) && !matches!(text, "." | "..") {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a topic name: 1 to 249 of a-z A-Z 0-9 . _ -".into())
+    }
+}
+
+fn parse_lake(text: &str) -> Result<String, String> {
+    let wrong = || "expected s3://bucket/prefix or file:///folder/prefix".to_owned();
+    let url = url::Url::parse(text).map_err(|_| wrong())?;
+    let is_lake = match url.scheme() {
+        "s3" => url.host_str().is_some_and(|bucket| !bucket.is_empty()),
+        "file" => url.to_file_path().is_ok(),
+        _ => false,
+    };
+    if is_lake && url.query().is_none() && url.fragment().is_none() {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err(wrong())
+    }
+}
+
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host_str().is_some() => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("expected http://host:port or https://host:port".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
+        Command::try_parse_from([&["master"], flags].concat()).map(|command| command.config)
+    }
+
+    #[test]
+    fn flags_describe_the_pipeline() {
+        let config = parse(&["--roll-age", "10s", "--lake", "file:///x/lake/", "--roll-bytes", "1MiB"])
+            .expect("flags");
+        let definition = config.pipeline.definition("clickstream-000000".parse().expect("id"), 5);
+        assert_eq!(definition.roll.max_age_ms, 10_000);
+        assert_eq!(definition.roll.max_bytes, 1 << 20);
+        assert_eq!(definition.lake.url, "file:///x/lake");
+        assert_eq!(definition.source_topics, ["acme.clickstream.raw.events"]);
+    }
+
+    #[test]
+    fn a_stored_pipeline_takes_new_addresses_and_refuses_other_topics() {
+        let first = parse(&["--lake", "file:///x/lake", "--roll-age", "10s"]).expect("flags");
+        let stored = first.pipeline.definition("clickstream-000000".parse().expect("id"), 5);
+        let unchanged = parse(&[]).expect("flags").pipeline.change(&stored).expect("same");
+        assert_eq!(unchanged, stored);
+        let moved =
+            parse(&["--kafka", "other:9092"]).expect("flags").pipeline.change(&stored).expect("address");
+        assert_eq!((moved.bootstrap_servers.as_str(), moved.roll), ("other:9092", stored.roll));
+        for (flag, value) in [("--lake", "file:///y"), ("--raw-topic", "other"), ("--invalid-topic", "other")]
+        {
+            let message =
+                parse(&[flag, value]).expect("flags").pipeline.change(&stored).expect_err(flag).to_string();
+            assert!(message.contains(flag) && message.contains(value), "{message}");
+        }
+    }
+
+    #[test]
+    fn bad_values_name_flag_value_and_accepted_form_and_exit_with_2() {
+        for (flag, value, accepted) in [
+            ("--state", "etcd://a", "use file:DIR"),
+            ("--lease", "soon", "expected a time like"),
+            ("--lease", "0s", "above zero"),
+            ("--roll-bytes", "12", "expected a size like"),
+            ("--kafka", "nowhere", "expected host:port"),
+            ("--kafka", "a:1,b", "expected host:port"),
+            ("--lake", "gs://x", "expected s3://bucket/prefix"),
+            ("--lake", "s3:", "expected s3://bucket/prefix"),
+            ("--s3-endpoint", "127.0.0.1:9000", "expected http://host:port"),
+            ("--raw-topic", "a b", "expected a topic name"),
+            ("--partitions", "0", "0 is not in"),
+            ("--bind", "7077", "invalid socket address"),
+        ] {
+            let error = parse(&[flag, value]).expect_err(flag);
+            let message = error.to_string();
+            assert!(
+                message.contains(flag) && message.contains(value) && message.contains(accepted),
+                "{message}"
+            );
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

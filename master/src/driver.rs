@@ -1,0 +1,336 @@
+//! One task owns the coordinator: events in, writes to the store, and only then directives out.
+//!
+//! When the outcome of a write is unknown it drops what it knows, ends all sessions, reads the store anew and goes on;
+//! the workers register again and keep their slots. It talks to nobody but the store and the sessions' channels.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millrace_common::backoff::Backoff;
+use millrace_common::shutdown::Shutdown;
+use millrace_common::types::{Millis, SlotReport, WorkerId, WorkerSpec};
+use millrace_master_core::{
+    Coordinator, Directive, Event, Record, RecordBody, Rejection, RestoreError, Settings,
+};
+use millrace_proto::v1::MasterMessage;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::handle::{Handle, Look, Refused, Request, SessionLink};
+use crate::health::Health;
+use crate::metrics::Counters;
+use crate::probe;
+use crate::records::{self, UnreadableEntry};
+use crate::store::{Store, StoreError};
+
+/// Name under which the driver waits in `/readyz`.
+const PART: &str = "store";
+
+/// Monotonic time since the master's start.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn now(self) -> Millis {
+        Millis(crate::config::millis(self.0.elapsed()))
+    }
+
+    fn instant(self, at: Millis) -> Instant {
+        self.0 + Duration::from_millis(at.0)
+    }
+}
+
+/// The store holds no state to go on from.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreFailure {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Entry(#[from] UnreadableEntry),
+    #[error("the state can't be restored: {0}")]
+    Records(#[from] RestoreError),
+}
+
+/// What the driver is built from.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) settings: Settings,
+    /// Told to each worker.
+    pub(crate) master_id: String,
+    pub(crate) health: Health,
+    pub(crate) counters: Counters,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    parts: Parts,
+    coordinator: Coordinator,
+    clock: Clock,
+    handle: Handle,
+    requests: mpsc::Receiver<Request>,
+    sessions: BTreeMap<u64, SessionLink>,
+    /// Never given twice.
+    next_session: u64,
+    pids: BTreeMap<WorkerId, u32>,
+}
+
+impl Driver {
+    /// Restores the coordinator from the store.
+    pub(crate) async fn new(mut parts: Parts) -> Result<(Self, Handle), RestoreFailure> {
+        let clock = Clock::start();
+        let (coordinator, pids) = restore(&mut parts, clock).await?;
+        let (handle, requests) = Handle::new();
+        let driver = Self {
+            parts,
+            coordinator,
+            clock,
+            handle: handle.clone(),
+            requests,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            pids,
+        };
+        Ok((driver, handle))
+    }
+
+    /// Serves requests until the shutdown begins; then ends all sessions.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.parts.shutdown.clone();
+        while !shutdown.has_begun() {
+            let deadline = self.coordinator.next_deadline().map(|at| self.clock.instant(at));
+            tokio::select! {
+                // What workers said before the deadline counts.
+                biased;
+                () = shutdown.begun() => break,
+                Some(request) = self.requests.recv() => self.serve(request).await,
+                () = reached(deadline) => {
+                    if let Err(refused) = self.apply(Event::DeadlineReached).await {
+                        warn!(%refused, "deadline not handled");
+                    }
+                }
+            }
+        }
+        self.end_all_sessions();
+    }
+
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Register { spec, running, link, answer } => {
+                let worker = spec.id.clone();
+                let registered = self.register(*spec, running, link).await;
+                if let Err(Ok(session)) = answer.send(registered) {
+                    // The connection was gone before the answer.
+                    self.end_session(session);
+                    self.tell(Event::SessionLost { session, worker }).await;
+                }
+            }
+            Request::Tell(event) => self.tell(event).await,
+            Request::Apply { event, answer } => {
+                // Whoever asked may have given up.
+                let _ = answer.send(self.apply(event).await);
+            }
+            Request::Look { answer } => {
+                let _ = answer.send(Ok(self.look()));
+            }
+        }
+    }
+
+    async fn register(
+        &mut self,
+        spec: WorkerSpec,
+        running: Vec<SlotReport>,
+        link: SessionLink,
+    ) -> Result<u64, Refused> {
+        let session = self.next_session;
+        self.next_session += 1;
+        let registered =
+            MasterMessage::registered(self.parts.settings.heartbeat.0, self.parts.master_id.clone());
+        // The first message in the channel, before any grant; nobody reads it if the registration is refused.
+        let _ = link.outbound.try_send(Ok(registered));
+        self.sessions.insert(session, link);
+        let (worker, pid, slots) = (spec.id.clone(), spec.pid, running.len());
+        let applied = self.apply(Event::WorkerRegistered { session, spec, running }).await;
+        match applied {
+            Ok(()) => {
+                info!(%worker, pid, slots, session, "worker registered");
+                self.pids.insert(worker, pid);
+                self.parts.counters.registrations.inc();
+                Ok(session)
+            }
+            Err(refused) => {
+                warn!(%worker, pid, %refused, "worker refused");
+                self.sessions.remove(&session);
+                Err(refused)
+            }
+        }
+    }
+
+    async fn tell(&mut self, event: Event) {
+        if let Event::SessionLost { session, worker } = &event {
+            info!(%worker, session, "session lost");
+            self.sessions.remove(session);
+        }
+        match self.apply(event).await {
+            Ok(()) | Err(Refused::Unavailable(_)) => {}
+            Err(Refused::Rejected(rejection)) => {
+                if let Rejection::StaleSession { session, .. } = &rejection {
+                    self.end_session(*session);
+                }
+                warn!(%rejection, "a worker's message is refused");
+            }
+        }
+    }
+
+    async fn apply(&mut self, event: Event) -> Result<(), Refused> {
+        let step = self.coordinator.apply(self.clock.now(), event)?;
+        if !step.writes.is_empty() {
+            let changes = step.writes.iter().map(records::change).collect();
+            if let Err(error) = self.parts.store.commit(changes).await {
+                self.recover(&error).await;
+                return Err(Refused::Unavailable(error.to_string()));
+            }
+            self.parts.counters.commits.inc();
+        }
+        for directive in step.directives {
+            self.carry_out(directive);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, directive: Directive) {
+        match directive {
+            Directive::Grant { worker, session, slot, epoch, opened, definition } => {
+                info!(%worker, %slot, %epoch, opened, "grant");
+                self.parts.counters.grants.inc();
+                self.send(session, &worker, MasterMessage::grant(&slot, epoch, opened, &definition));
+            }
+            Directive::Revoke { worker, session, slot, epoch } => {
+                info!(%worker, %slot, %epoch, "revoke");
+                self.send(session, &worker, MasterMessage::revoke(&slot, epoch));
+            }
+            Directive::Probe { worker, host, port } => {
+                let handle = self.handle.clone();
+                self.parts.shutdown.spawn(format!("probe of {worker}"), async move {
+                    if probe::is_process_gone(&host, port).await {
+                        info!(%worker, host, port, "its port refuses connections: the process is gone");
+                        handle.tell(Event::ProcessGone { worker }).await;
+                    }
+                });
+            }
+            Directive::EndSession { worker, session } => {
+                info!(%worker, session, "session ended: a later one has taken its place");
+                self.end_session(session);
+            }
+        }
+    }
+
+    /// A message that can't be sent is repaired by the core when the worker's next heartbeat does not show it.
+    fn send(&mut self, session: u64, worker: &WorkerId, message: MasterMessage) {
+        let Some(link) = self.sessions.get(&session) else { return };
+        match link.outbound.try_send(Ok(message)) {
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                warn!(%worker, session, "the worker does not read its messages, ending its session");
+                self.end_session(session);
+            }
+        }
+    }
+
+    /// The session's own task tells the loss when it has ended.
+    fn end_session(&mut self, session: u64) {
+        if let Some(link) = self.sessions.remove(&session) {
+            link.cut.cancel();
+        }
+    }
+
+    fn end_all_sessions(&mut self) {
+        for link in std::mem::take(&mut self.sessions).into_values() {
+            link.cut.cancel();
+        }
+    }
+
+    /// Begins anew from the store, however long that takes.
+    async fn recover(&mut self, error: &StoreError) {
+        error!(%error, "a change may or may not be stored: reading the state anew");
+        self.parts.counters.store_failures.inc();
+        self.end_all_sessions();
+        let shutdown = self.parts.shutdown.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut reason = error.to_string();
+        while !shutdown.has_begun() {
+            self.parts.health.set_waiting(PART, reason.clone());
+            match restore(&mut self.parts, self.clock).await {
+                Ok((coordinator, pids)) => {
+                    self.coordinator = coordinator;
+                    self.pids.extend(pids);
+                    self.parts.health.set_ready(PART);
+                    info!("state restored");
+                    return;
+                }
+                Err(failure) => reason = failure.to_string(),
+            }
+            let retry = Instant::now() + backoff.next_wait();
+            if backoff.tries().is_power_of_two() {
+                error!(reason, tries = backoff.tries(), "the state can't be restored, trying again");
+            }
+            self.refuse_until(retry, &reason).await;
+        }
+    }
+
+    async fn refuse_until(&mut self, retry: Instant, reason: &str) {
+        let unavailable = || Refused::Unavailable(reason.to_owned());
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(retry) => return,
+                () = self.parts.shutdown.begun() => return,
+                Some(request) = self.requests.recv() => match request {
+                    Request::Tell(_) => {}
+                    // Whoever asked may have given up.
+                    Request::Register { answer, .. } => drop(answer.send(Err(unavailable()))),
+                    Request::Apply { answer, .. } => drop(answer.send(Err(unavailable()))),
+                    Request::Look { answer } => drop(answer.send(Err(unavailable()))),
+                },
+            }
+        }
+    }
+
+    fn look(&mut self) -> Look {
+        let view = self.coordinator.view();
+        self.pids.retain(|id, _| {
+            view.workers.iter().any(|worker| worker.spec.id == *id)
+                || view.losses.iter().any(|loss| loss.worker == *id)
+        });
+        Look { view, now: self.clock.now(), pids: self.pids.clone() }
+    }
+}
+
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn restore(
+    parts: &mut Parts,
+    clock: Clock,
+) -> Result<(Coordinator, BTreeMap<WorkerId, u32>), RestoreFailure> {
+    let records = records::records(&parts.store.load().await?)?;
+    let pids = records.iter().filter_map(pid_of_worker).collect();
+    Ok((Coordinator::restore(parts.settings.clone(), records, clock.now())?, pids))
+}
+
+fn pid_of_worker(record: &Record) -> Option<(WorkerId, u32)> {
+    match &record.body {
+        RecordBody::Worker { spec, .. } => Some((spec.id.clone(), spec.pid)),
+        _ => None,
+    }
+}

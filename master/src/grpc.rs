@@ -1,0 +1,172 @@
+//! Workers' sessions and the command line's questions over gRPC: off the wire, checked, to the driver, and back.
+
+use std::time::Duration;
+
+use millrace_common::shutdown::Shutdown;
+use millrace_common::types::{SlotPhase, SlotReport, WorkerId};
+use millrace_master_core::{Event, Rejection, SlotView, WorkerView};
+use millrace_proto::v1::master_server::{Master, MasterServer};
+use millrace_proto::v1::{
+    ListWorkersRequest, ListWorkersResponse, MasterMessage, WorkerMessage, WorkerStatus, worker_message,
+};
+use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, warn};
+
+use crate::handle::{Handle, Look, Refused, SessionLink};
+
+/// Messages that may wait for a worker to read them: a grant for each slot that it can take, and some.
+const OUTBOUND: usize = 4096;
+/// A first message later than this is none.
+const FIRST_MESSAGE: Duration = Duration::from_secs(5);
+/// Any call is answered within this; a session's messages may take as long as it lives.
+const CALL: Duration = Duration::from_secs(15);
+/// Calls under way on one connection: a worker needs one.
+const CALLS_PER_CONNECTION: usize = 16;
+
+/// Serves until the shutdown begins. `lease`: how long a silent connection is kept.
+pub(crate) async fn serve(listener: TcpListener, handle: Handle, lease: Duration, shutdown: Shutdown) {
+    let service = Service { handle, shutdown: shutdown.clone() };
+    let served = Server::builder()
+        .tcp_nodelay(true)
+        .timeout(CALL)
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .load_shed(true)
+        // Slower than the lease: a silent worker is told by its silence. This one clears away what is left of it.
+        .http2_keepalive_interval(Some(lease))
+        .http2_keepalive_timeout(Some(lease))
+        .add_service(MasterServer::new(service))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.begun())
+        .await;
+    if let Err(error) = served {
+        warn!(%error, "the workers' port closed");
+        shutdown.begin();
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    handle: Handle,
+    shutdown: Shutdown,
+}
+
+#[tonic::async_trait]
+impl Master for Service {
+    type SessionStream = ReceiverStream<Result<MasterMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<WorkerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Register came: a session begins with it"))??;
+        let Some(worker_message::Message::Register(register)) = first.and_then(|first| first.message) else {
+            return Err(Status::invalid_argument("a session begins with Register"));
+        };
+        let Register { worker: spec, running } = Register::try_from(register).map_err(unreadable)?;
+        let worker = spec.id.clone();
+        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let cut = CancellationToken::new();
+        let link = SessionLink { outbound: outbound.clone(), cut: cut.clone() };
+        let session = self.handle.register(spec, running, link).await.map_err(status)?;
+        let handle = self.handle.clone();
+        self.shutdown.spawn(format!("session of {worker}"), async move {
+            let ended = tokio::select! {
+                ended = read(&mut inbound, &handle, session, &worker) => ended,
+                () = cut.cancelled() => Ok(()),
+                () = outbound.closed() => Ok(()),
+            };
+            if let Err(status) = ended {
+                debug!(%worker, session, reason = status.message(), "session broke");
+                // Full or closed: the worker learns it from the end of the stream.
+                let _ = outbound.try_send(Err(status));
+            }
+            handle.tell(Event::SessionLost { session, worker }).await;
+        });
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        let look = self.handle.look().await.map_err(status)?;
+        let workers = look.view.workers.iter().map(|worker| worker_status(worker, &look)).collect();
+        Ok(Response::new(ListWorkersResponse { workers }))
+    }
+}
+
+/// Tells the driver all that the worker says, until the stream ends or says something that can't be.
+async fn read(
+    inbound: &mut Streaming<WorkerMessage>,
+    handle: &Handle,
+    session: u64,
+    worker: &WorkerId,
+) -> Result<(), Status> {
+    while let Some(WorkerMessage { message }) = inbound.message().await? {
+        let event = match message {
+            Some(worker_message::Message::Heartbeat(heartbeat)) => {
+                let Heartbeat { memory_used_bytes, slots } = heartbeat.try_into().map_err(unreadable)?;
+                Event::Heartbeat { session, worker: worker.clone(), memory_used_bytes, reports: slots }
+            }
+            Some(worker_message::Message::SlotStopped(stopped)) => {
+                let SlotStopped { slot, epoch, reason } = stopped.try_into().map_err(unreadable)?;
+                warn!(%worker, %slot, %epoch, ?reason, "slot stopped on its worker");
+                Event::SlotStopped { session, worker: worker.clone(), slot, epoch, reason }
+            }
+            Some(worker_message::Message::Register(_)) => {
+                return Err(Status::invalid_argument("Register comes once in a session"));
+            }
+            // A newer worker says something that this master does not know.
+            None => continue,
+        };
+        handle.tell(event).await;
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn unreadable(error: ConversionError) -> Status {
+    warn!(%error, "a worker's message can't be read");
+    Status::invalid_argument(error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn status(refused: Refused) -> Status {
+    let words = refused.to_string();
+    match refused {
+        Refused::Unavailable(_) => Status::unavailable(words),
+        Refused::Rejected(Rejection::Offer { .. }) => Status::invalid_argument(words),
+        Refused::Rejected(Rejection::IdTaken { .. }) => Status::already_exists(words),
+        Refused::Rejected(_) => Status::failed_precondition(words),
+    }
+}
+
+fn worker_status(worker: &WorkerView, look: &Look) -> WorkerStatus {
+    let slots = look.view.slots.iter().filter(|slot| slot.owner.as_ref() == Some(&worker.spec.id));
+    WorkerStatus {
+        worker: Some((&worker.spec).into()),
+        state: worker.state.as_str().to_owned(),
+        memory_used_bytes: worker.memory_used_bytes,
+        slots: slots.map(|slot| (&report(slot)).into()).collect(),
+        last_heartbeat_age_ms: look.now.since(worker.last_heard_at.unwrap_or(worker.since)).0,
+        idle_reason: worker.idle_reason.clone().unwrap_or_default(),
+    }
+}
+
+/// The slot as its owner reports it; one that is silent yet is opening.
+fn report(slot: &SlotView) -> SlotReport {
+    slot.report.clone().unwrap_or_else(|| SlotReport {
+        slot: slot.slot.clone(),
+        epoch: slot.epoch,
+        phase: SlotPhase::Opening,
+        metrics: slot.last_report.as_ref().map(|last| last.metrics.clone()).unwrap_or_default(),
+    })
+}

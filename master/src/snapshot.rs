@@ -1,0 +1,233 @@
+//! From the core's view to what people are shown: unix times, words for reasons, and the figures of slots that nobody
+//! reports. Decides nothing.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use millrace_common::types::{Millis, PipelineDefinition, SlotId, SlotPhase, WorkerId};
+use millrace_master_core as core;
+use millrace_master_core::{LossCause, MoveReason, SlotView, WorkerView};
+
+use crate::handle::Look;
+use crate::unowned::UnownedOffsets;
+use crate::web::model::{
+    Cluster, Failover, Halt, LostSlot, MasterStatus, Move, Pipeline, Slot, SlotState, Worker, WorkerState,
+};
+
+/// Milliseconds since 1970 UTC.
+pub(crate) fn unix_now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    crate::config::millis(since)
+}
+
+/// What stands in the page's header and never changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Addresses {
+    /// `millrace://host:port`
+    pub(crate) url: String,
+    pub(crate) rest_url: String,
+}
+
+/// The cluster at the moment of `look`, with points in time by the wall clock of now.
+pub(crate) fn cluster(
+    look: &Look,
+    addresses: &Addresses,
+    waiting_for: Option<String>,
+    unowned: &UnownedOffsets,
+) -> Cluster {
+    let times = Times { unix: unix_now_ms(), now: look.now };
+    let core::ClusterView { workers, slots, pipelines, moves, losses, .. } = &look.view;
+    let recovering = workers.iter().any(|worker| worker.state == core::WorkerState::Unknown);
+    Cluster {
+        url: addresses.url.clone(),
+        rest_url: addresses.rest_url.clone(),
+        status: if recovering { MasterStatus::Recovering } else { MasterStatus::Alive },
+        waiting_for,
+        at_ms: times.unix,
+        workers: workers.iter().map(|worker| worker_row(worker, slots, times)).collect(),
+        pipelines: pipelines.iter().map(|pipeline| pipeline_row(pipeline, slots)).collect(),
+        slots: slots.iter().map(|slot| slot_row(slot, unowned)).collect(),
+        moves: moves.iter().rev().map(|moved| move_row(moved, times)).collect(),
+        failovers: losses.iter().rev().map(|loss| failover_row(loss, look, times)).collect(),
+    }
+}
+
+/// Turns the driver's clock into the wall clock.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    unix: u64,
+    now: Millis,
+}
+
+impl Times {
+    fn unix(self, at: Millis) -> u64 {
+        self.unix.saturating_sub(self.now.since(at).0)
+    }
+}
+
+fn is_running(slot: &SlotView) -> bool {
+    slot.report.as_ref().is_some_and(|report| report.phase == SlotPhase::Running)
+}
+
+fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
+    let spec = &worker.spec;
+    let running =
+        slots.iter().filter(|slot| slot.owner.as_ref() == Some(&spec.id) && is_running(slot)).count();
+    let heard = worker.last_heard_at.unwrap_or(worker.since);
+    Worker {
+        id: spec.id.to_string(),
+        pid: spec.pid,
+        host: spec.host.clone(),
+        port: spec.port,
+        address: address(&spec.host, spec.http_port),
+        state: match worker.state {
+            core::WorkerState::Alive => WorkerState::Alive,
+            core::WorkerState::Suspect => WorkerState::Suspect,
+            core::WorkerState::Unknown => WorkerState::Unknown,
+            core::WorkerState::Dead => WorkerState::Dead,
+        },
+        cores: spec.cores,
+        cores_used: u32::try_from(running).unwrap_or(u32::MAX).min(spec.cores),
+        memory_mib: spec.memory_mib,
+        memory_used_bytes: worker.memory_used_bytes,
+        slots: worker.slots.iter().map(SlotId::local).collect(),
+        max_slots: spec.max_slots,
+        heartbeat_age_ms: times.now.since(heard).0,
+        last_heartbeat_at_ms: times.unix(heard),
+        idle_reason: worker.idle_reason.clone(),
+        version: spec.version.clone(),
+    }
+}
+
+/// IPv6 addresses stand in brackets.
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn pipeline_row(definition: &PipelineDefinition, slots: &[SlotView]) -> Pipeline {
+    let own = || slots.iter().filter(|slot| slot.slot.pipeline == definition.id);
+    let slots_running = own().filter(|slot| is_running(slot)).count();
+    Pipeline {
+        id: definition.id.to_string(),
+        name: definition.name.clone(),
+        state: if slots_running > 0 { "RUNNING" } else { "WAITING" },
+        user: definition.user.clone(),
+        submitted_at_ms: definition.submitted_at_ms,
+        bootstrap_servers: definition.bootstrap_servers.clone(),
+        source_topics: definition.source_topics.clone(),
+        invalid_topic: definition.invalid_topic.clone(),
+        lake: definition.lake.url.clone(),
+        slots: own().count(),
+        slots_running,
+    }
+}
+
+fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
+    let phase = slot.report.as_ref().map(|report| report.phase);
+    let is_current = slot.report.is_some();
+    let report = slot.report.as_ref().or(slot.last_report.as_ref());
+    let metrics = report.map(|report| report.metrics.clone()).unwrap_or_default();
+    // What Kafka says of a slot that nobody works on is newer than its last owner's word.
+    let asked = (!is_current).then(|| unowned.get(&slot.slot)).flatten();
+    let (cursor, end) = match asked {
+        Some(asked) => (asked.cursor, Some(asked.end)),
+        None => (metrics.lake_cursor, metrics.end),
+    };
+    Slot {
+        slot: slot.slot.to_string(),
+        pipeline: slot.slot.pipeline.to_string(),
+        topic: slot.topic.clone(),
+        partition: slot.slot.partition,
+        owner: slot.owner.as_ref().map(WorkerId::to_string),
+        epoch: slot.epoch.0,
+        state: match (slot.state, phase) {
+            (core::SlotState::Free, _) => SlotState::Free,
+            (core::SlotState::Halted, _) => SlotState::Halted,
+            (core::SlotState::Revoking, _) | (_, Some(SlotPhase::Revoking)) => SlotState::Revoking,
+            (core::SlotState::Granted, None) => SlotState::Granted,
+            (core::SlotState::Granted, Some(SlotPhase::Opening)) => SlotState::Opening,
+            (core::SlotState::Granted, Some(SlotPhase::Running)) => SlotState::Running,
+        },
+        opened: slot.opened,
+        lake_cursor: cursor.map(|next| next.0),
+        position: metrics.position.map(|next| next.0),
+        end: end.map(|next| next.0),
+        lag: asked.map_or(metrics.lag, |asked| Some(asked.lag)),
+        // Rates and buffers of an owner that is gone are gone with it.
+        records_per_second: if is_current { metrics.records_per_second } else { 0.0 },
+        buffered_rows: if is_current { metrics.buffered_rows } else { 0 },
+        buffered_bytes: if is_current { metrics.buffered_bytes } else { 0 },
+        rows_committed: metrics.rows_committed,
+        records_quarantined: metrics.records_quarantined,
+        rows_unplaced: metrics.rows_unplaced,
+        last_commit_at_ms: metrics.last_commit_at_ms,
+        last_object: metrics.last_object,
+        waiting_for: metrics.waiting_for.filter(|_| is_current).or_else(|| slot.unowned_reason.clone()),
+        halt: slot
+            .halt
+            .as_ref()
+            .map(|halt| Halt { kind: snake_case(halt.kind), detail: halt.detail.clone() }),
+    }
+}
+
+/// The variant's name as serde writes it.
+fn snake_case(kind: impl serde::Serialize) -> String {
+    match serde_json::to_value(kind) {
+        Ok(serde_json::Value::String(name)) => name,
+        other => format!("{other:?}"),
+    }
+}
+
+fn move_row(moved: &core::Move, times: Times) -> Move {
+    Move {
+        at_ms: times.unix(moved.granted_at),
+        slot: moved.slot.to_string(),
+        from: moved.from.as_ref().map(WorkerId::to_string),
+        to: moved.to.to_string(),
+        epoch: moved.epoch.0,
+        reason: match &moved.reason {
+            MoveReason::PipelineSubmitted => "the pipeline was submitted".into(),
+            MoveReason::PartitionsAdded => "partitions were added to the topic".into(),
+            MoveReason::WorkerLost { worker, cause } => {
+                format!("worker {worker} was lost: {}", cause_words(*cause))
+            }
+            MoveReason::WorkerJoined { worker } => format!("worker {worker} joined"),
+            MoveReason::Uneven => "the workers' shares were uneven".into(),
+            MoveReason::SlotStopped { worker, why } => format!("it stopped on {worker}: {why}"),
+            MoveReason::MasterRestarted => "it had no owner when the master started".into(),
+            MoveReason::Operator { what } => format!("asked for by a person: {what}"),
+        },
+        pause_ms: moved.running_at.map(|running| running.since(moved.begun_at).0),
+    }
+}
+
+fn cause_words(cause: LossCause) -> &'static str {
+    match cause {
+        LossCause::SessionDropped => "its session dropped and did not come back",
+        LossCause::ProcessGone => "its session dropped and its port refuses connections: the process is gone",
+        LossCause::Silent => "no heartbeat for a whole lease",
+        LossCause::Replaced => "another process registered under its id",
+    }
+}
+
+fn failover_row(loss: &core::Loss, look: &Look, times: Times) -> Failover {
+    let slots: Vec<LostSlot> = loss
+        .slots
+        .iter()
+        .map(|lost| LostSlot {
+            slot: lost.slot.to_string(),
+            new_owner: lost.regrant.as_ref().map(|regrant| regrant.worker.to_string()),
+            reassigned_at_ms: lost.regrant.as_ref().map(|regrant| times.unix(regrant.granted_at)),
+            first_commit_at_ms: lost.regrant.as_ref().and_then(|regrant| regrant.first_commit_at_ms),
+        })
+        .collect();
+    Failover {
+        worker: loss.worker.to_string(),
+        pid: look.pids.get(&loss.worker).copied().unwrap_or_default(),
+        reason: cause_words(loss.cause).to_owned(),
+        lost_at_ms: loss.last_heard_at.map(|at| times.unix(at)),
+        detected_at_ms: times.unix(loss.detected_at),
+        reassigned_at_ms: loss.reassigned_at.map(|at| times.unix(at)),
+        first_commit_at_ms: slots.iter().filter_map(|slot| slot.first_commit_at_ms).min(),
+        slots,
+    }
+}

@@ -1,0 +1,110 @@
+//! A small cluster for the tests of what is shown.
+
+use super::model::{
+    Cluster, Failover, Halt, LostSlot, MasterStatus, Move, Pipeline, Slot, SlotState, Worker, WorkerState,
+};
+
+/// 2024-01-01T00:00:00Z
+const NOW: u64 = 1_704_067_200_000;
+
+fn worker(number: u16, state: WorkerState) -> Worker {
+    Worker {
+        id: format!("worker-{number}"),
+        pid: 40 + u32::from(number),
+        host: "127.0.0.1".into(),
+        port: 9000 + number,
+        address: format!("127.0.0.1:{}", 9000 + number),
+        state,
+        cores: 2,
+        cores_used: 1,
+        memory_mib: 2048,
+        memory_used_bytes: 3 << 19,
+        slots: vec!["0-0".into()],
+        max_slots: 8,
+        heartbeat_age_ms: 120,
+        last_heartbeat_at_ms: NOW,
+        idle_reason: None,
+        version: "0.1.0".into(),
+    }
+}
+
+fn slot(partition: i32, state: SlotState) -> Slot {
+    Slot {
+        slot: format!("clickstream-1/0-{partition}"),
+        pipeline: "clickstream-1".into(),
+        topic: "raw".into(),
+        partition,
+        owner: Some("worker-1".into()),
+        epoch: 3,
+        state,
+        opened: true,
+        lake_cursor: Some(10),
+        position: Some(12),
+        end: Some(20),
+        lag: Some(10),
+        records_per_second: 5.0,
+        buffered_rows: 2,
+        buffered_bytes: 100,
+        rows_committed: 10,
+        records_quarantined: 0,
+        rows_unplaced: 0,
+        last_commit_at_ms: Some(NOW),
+        last_object: Some("year=2024/month=01/day=01/x.parquet".into()),
+        waiting_for: None,
+        halt: None,
+    }
+}
+
+/// One live worker, one dead; a slot that runs and one that is halted.
+pub(super) fn cluster() -> Cluster {
+    let halt = Halt { kind: "offsets_lost".into(), detail: "offsets 3 to 9 are gone".into() };
+    Cluster {
+        url: "millrace://127.0.0.1:7077".into(),
+        rest_url: "http://127.0.0.1:18080/api/v1".into(),
+        status: MasterStatus::Alive,
+        waiting_for: None,
+        at_ms: NOW + 5_000,
+        workers: vec![worker(1, WorkerState::Alive), worker(2, WorkerState::Dead)],
+        pipelines: vec![Pipeline {
+            id: "clickstream-1".into(),
+            name: "clickstream".into(),
+            state: "RUNNING",
+            user: "somebody".into(),
+            submitted_at_ms: NOW,
+            bootstrap_servers: "127.0.0.1:9092".into(),
+            source_topics: vec!["raw".into()],
+            invalid_topic: "invalid".into(),
+            lake: "s3://bucket/lake".into(),
+            slots: 2,
+            slots_running: 1,
+        }],
+        slots: vec![
+            slot(0, SlotState::Running),
+            Slot { owner: None, halt: Some(halt), ..slot(1, SlotState::Halted) },
+        ],
+        moves: vec![Move {
+            at_ms: NOW,
+            slot: "clickstream-1/0-0".into(),
+            from: Some("worker-2".into()),
+            to: "worker-1".into(),
+            epoch: 3,
+            reason: "worker worker-2 was lost".into(),
+            pause_ms: Some(730),
+        }],
+        failovers: vec![Failover {
+            worker: "worker-2".into(),
+            pid: 42,
+            reason: "connection refused".into(),
+            lost_at_ms: Some(NOW),
+            detected_at_ms: NOW + 30,
+            reassigned_at_ms: Some(NOW + 40),
+            first_commit_at_ms: None,
+            slots: vec![LostSlot {
+                slot: "clickstream-1/0-0".into(),
+                new_owner: Some("worker-1".into()),
+                reassigned_at_ms: Some(NOW + 40),
+                first_commit_at_ms: None,
+            }],
+        }],
+    }
+}

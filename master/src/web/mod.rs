@@ -1,0 +1,175 @@
+//! HTTP: the status page, `/json/` as Spark's master has it, `/api/v1`, and the routes that every process has.
+//! It only reads; nothing can be changed through it.
+
+pub(crate) mod model;
+mod page;
+mod spark;
+
+#[cfg(test)]
+mod example;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use millrace_common::http::status_routes;
+use millrace_common::shutdown::Shutdown;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+use tracing::warn;
+
+use crate::handle::Handle;
+use crate::health::Health;
+use crate::metrics::{self, Counters, Latest};
+use crate::snapshot::{self, Addresses};
+use crate::unowned::UnownedOffsets;
+use model::Cluster;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Requests under way; more wait for their turn.
+const REQUESTS: usize = 64;
+
+/// What answers are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    pub(crate) handle: Handle,
+    pub(crate) addresses: Addresses,
+    pub(crate) health: Health,
+    pub(crate) unowned: UnownedOffsets,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Debug)]
+struct Web {
+    sources: Sources,
+    latest: Latest,
+}
+
+impl Web {
+    async fn cluster(&self) -> Result<Arc<Cluster>, Problem> {
+        let Sources { handle, addresses, health, unowned, .. } = &self.sources;
+        let look = handle.look().await.map_err(|refused| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the cluster can't be seen", refused.to_string())
+        });
+        let cluster =
+            look.map(|look| Arc::new(snapshot::cluster(&look, addresses, health.waiting_for(), unowned)));
+        self.latest.set(cluster.as_ref().ok().cloned());
+        cluster
+    }
+}
+
+/// Serves until the shutdown begins.
+pub(crate) async fn serve(listener: TcpListener, sources: Sources, shutdown: Shutdown) {
+    let end = shutdown.clone();
+    let served =
+        axum::serve(listener, routes(sources)).with_graceful_shutdown(async move { end.begun().await }).await;
+    if let Err(error) = served {
+        warn!(%error, "the status page closed");
+        shutdown.begin();
+    }
+}
+
+fn routes(sources: Sources) -> Router {
+    let latest = Latest::default();
+    let registry = Arc::new(metrics::registry(&sources.counters, latest.clone()));
+    let common = status_routes(sources.health.readiness(), registry);
+    let web = Arc::new(Web { sources, latest });
+    Router::new()
+        .route("/", get(show_page))
+        .route("/style.css", get(style))
+        .route("/json", get(spark_state))
+        .route("/json/", get(spark_state))
+        .route("/json/{field}", get(spark_field))
+        .route("/api/v1/workers", get(|web| part(web, |cluster| Json(&cluster.workers).into_response())))
+        .route("/api/v1/slots", get(|web| part(web, |cluster| Json(&cluster.slots).into_response())))
+        .route("/api/v1/pipelines", get(|web| part(web, |cluster| Json(&cluster.pipelines).into_response())))
+        .route("/api/v1/moves", get(|web| part(web, |cluster| Json(&cluster.moves).into_response())))
+        .route("/api/v1/failovers", get(|web| part(web, |cluster| Json(&cluster.failovers).into_response())))
+        .fallback(unknown)
+        .method_not_allowed_fallback(only_reading)
+        .with_state(Arc::clone(&web))
+        .merge(common.layer(from_fn_with_state(web, look_for_metrics)))
+        .layer(map_response(security_headers))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, DEADLINE))
+        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS))
+}
+
+async fn show_page(State(web): State<Arc<Web>>) -> Result<Html<String>, Problem> {
+    Ok(Html(page::page(&*web.cluster().await?).into_string()))
+}
+
+async fn style() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)
+}
+
+async fn spark_state(State(web): State<Arc<Web>>) -> Result<Response, Problem> {
+    Ok(Json(spark::master_state(&*web.cluster().await?)).into_response())
+}
+
+async fn spark_field(State(web): State<Arc<Web>>, Path(name): Path<String>) -> Result<Response, Problem> {
+    Ok(Json(spark::field(&*web.cluster().await?, &name)).into_response())
+}
+
+async fn part(State(web): State<Arc<Web>>, pick: fn(&Cluster) -> Response) -> Result<Response, Problem> {
+    Ok(pick(&*web.cluster().await?))
+}
+
+/// The gauges show the cluster of now, or nothing.
+async fn look_for_metrics(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
+    if request.uri().path() == "/metrics" {
+        // Kept by the look itself; the counters are told in any case.
+        let _ = web.cluster().await;
+    }
+    next.run(request).await
+}
+
+async fn unknown(request: Request) -> Problem {
+    let detail = format!("there is nothing at {}; try / or /api/v1/workers", request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, "not found", detail)
+}
+
+async fn only_reading(request: Request) -> Problem {
+    let detail = format!("{} is not possible here, only GET", request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
+}
+
+async fn security_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    );
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(header::REFERRER_POLICY, "no-referrer");
+    set(header::CACHE_CONTROL, "no-store");
+    response
+}
+
+/// An error as RFC 9457 has it.
+#[derive(Debug, Serialize)]
+struct Problem {
+    title: &'static str,
+    status: u16,
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, title: &'static str, detail: String) -> Self {
+        Self { title, status: status.as_u16(), detail }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self)).into_response()
+    }
+}

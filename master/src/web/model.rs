@@ -1,0 +1,227 @@
+//! The cluster as the page and the REST interface tell it. Plain values: no state, no decisions.
+//!
+//! Points in time are milliseconds since 1970 UTC, sizes are bytes unless the name says MiB, cursors are next offsets.
+
+use serde::Serialize;
+
+/// Everything that is shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Cluster {
+    /// `millrace://host:port` for workers.
+    pub(crate) url: String,
+    pub(crate) rest_url: String,
+    pub(crate) status: MasterStatus,
+    /// What the master waits for.
+    pub(crate) waiting_for: Option<String>,
+    /// When this was true.
+    pub(crate) at_ms: u64,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) pipelines: Vec<Pipeline>,
+    pub(crate) slots: Vec<Slot>,
+    /// The latest first.
+    pub(crate) moves: Vec<Move>,
+    /// The latest first.
+    pub(crate) failovers: Vec<Failover>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum MasterStatus {
+    Alive,
+    /// Restarted: known workers still have time to come back.
+    Recovering,
+}
+
+impl MasterStatus {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Alive => "ALIVE",
+            Self::Recovering => "RECOVERING",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum WorkerState {
+    Alive,
+    /// Its session broke: it may come back within the grace.
+    Suspect,
+    /// Not heard since this master began: it may come back within the lease.
+    Unknown,
+    Dead,
+}
+
+impl WorkerState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Alive => "ALIVE",
+            Self::Suspect => "SUSPECT",
+            Self::Unknown => "UNKNOWN",
+            Self::Dead => "DEAD",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Worker {
+    pub(crate) id: String,
+    pub(crate) pid: u32,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// `host:port` of the worker's own status.
+    pub(crate) address: String,
+    pub(crate) state: WorkerState,
+    pub(crate) cores: u32,
+    pub(crate) cores_used: u32,
+    pub(crate) memory_mib: u64,
+    pub(crate) memory_used_bytes: u64,
+    pub(crate) slots: Vec<String>,
+    pub(crate) max_slots: u32,
+    pub(crate) heartbeat_age_ms: u64,
+    pub(crate) last_heartbeat_at_ms: u64,
+    /// Why it has no slot.
+    pub(crate) idle_reason: Option<String>,
+    pub(crate) version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Pipeline {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// `RUNNING` when a slot runs, else `WAITING`.
+    pub(crate) state: &'static str,
+    pub(crate) user: String,
+    pub(crate) submitted_at_ms: u64,
+    pub(crate) bootstrap_servers: String,
+    pub(crate) source_topics: Vec<String>,
+    pub(crate) invalid_topic: String,
+    pub(crate) lake: String,
+    pub(crate) slots: usize,
+    pub(crate) slots_running: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Slot {
+    pub(crate) slot: String,
+    pub(crate) pipeline: String,
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) owner: Option<String>,
+    pub(crate) epoch: u64,
+    pub(crate) state: SlotState,
+    /// Some owner has claimed it.
+    pub(crate) opened: bool,
+    pub(crate) lake_cursor: Option<i64>,
+    pub(crate) position: Option<i64>,
+    pub(crate) end: Option<i64>,
+    pub(crate) lag: Option<u64>,
+    pub(crate) records_per_second: f64,
+    pub(crate) buffered_rows: u64,
+    pub(crate) buffered_bytes: u64,
+    pub(crate) rows_committed: u64,
+    pub(crate) records_quarantined: u64,
+    pub(crate) rows_unplaced: u64,
+    pub(crate) last_commit_at_ms: Option<u64>,
+    pub(crate) last_object: Option<String>,
+    pub(crate) waiting_for: Option<String>,
+    pub(crate) halt: Option<Halt>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SlotState {
+    Free,
+    Granted,
+    Opening,
+    Running,
+    Revoking,
+    Halted,
+}
+
+impl SlotState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Granted => "granted",
+            Self::Opening => "opening",
+            Self::Running => "running",
+            Self::Revoking => "revoking",
+            Self::Halted => "halted",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Halt {
+    pub(crate) kind: String,
+    pub(crate) detail: String,
+}
+
+/// A slot that changed hands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Move {
+    /// When it was granted.
+    pub(crate) at_ms: u64,
+    pub(crate) slot: String,
+    pub(crate) from: Option<String>,
+    pub(crate) to: String,
+    pub(crate) epoch: u64,
+    pub(crate) reason: String,
+    /// From the decision to the new owner's claim; `None` until then.
+    pub(crate) pause_ms: Option<u64>,
+}
+
+/// A lost worker, and what became of its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Failover {
+    pub(crate) worker: String,
+    pub(crate) pid: u32,
+    pub(crate) reason: String,
+    /// When it was last heard; `None` if this master never heard it.
+    pub(crate) lost_at_ms: Option<u64>,
+    pub(crate) detected_at_ms: u64,
+    /// When the last of its slots had a new owner.
+    pub(crate) reassigned_at_ms: Option<u64>,
+    /// When a new owner committed the first transaction that moves a cursor; the claim does not count.
+    pub(crate) first_commit_at_ms: Option<u64>,
+    pub(crate) slots: Vec<LostSlot>,
+}
+
+/// One slot of a lost worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LostSlot {
+    pub(crate) slot: String,
+    pub(crate) new_owner: Option<String>,
+    pub(crate) reassigned_at_ms: Option<u64>,
+    pub(crate) first_commit_at_ms: Option<u64>,
+}
+
+/// Sums over the workers that are alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) alive: usize,
+    /// Suspect or unknown: not decided yet.
+    pub(crate) unknown: usize,
+    pub(crate) dead: usize,
+    pub(crate) cores: u32,
+    pub(crate) cores_used: u32,
+    pub(crate) memory_mib: u64,
+    pub(crate) memory_used_bytes: u64,
+}
+
+impl Cluster {
+    pub(crate) fn totals(&self) -> Totals {
+        let count = |state| self.workers.iter().filter(|worker| worker.state == state).count();
+        let alive = || self.workers.iter().filter(|worker| worker.state == WorkerState::Alive);
+        Totals {
+            alive: count(WorkerState::Alive),
+            unknown: count(WorkerState::Suspect) + count(WorkerState::Unknown),
+            dead: count(WorkerState::Dead),
+            cores: alive().map(|worker| worker.cores).sum(),
+            cores_used: alive().map(|worker| worker.cores_used).sum(),
+            memory_mib: alive().map(|worker| worker.memory_mib).sum(),
+            memory_used_bytes: alive().map(|worker| worker.memory_used_bytes).sum(),
+        }
+    }
+}
