@@ -30,6 +30,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Register workers, give them the partitions, and show it on a page.
+    Master(Box<millrace_master::Config>),
     /// Offer cores and memory to a master and run the partitions that it assigns.
     Worker(millrace_worker::Config),
     /// Account for every raw offset: which are in the lake exactly once, and what is wrong.
@@ -62,6 +64,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::on_signals().map_err(|error| anyhow!("signals can't be received: {error}"))?;
     let stop = shutdown.clone();
     let is_well = match command {
+        Command::Master(config) => millrace_master::run(*config, shutdown).await.map(|()| true)?,
         Command::Worker(config) => millrace_worker::run(config, shutdown).await.map(|()| true)?,
         Command::Verify(config) => millrace_verify::run(config, shutdown).await?.clean,
         Command::Demo(config) => demo::run(*config, shutdown).await? == demo::Outcome::Clean,
