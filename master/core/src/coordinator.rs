@@ -1,31 +1,330 @@
-//! The coordinator: its implementation follows; these are the signatures that the shell builds on.
+//! The coordinator: facts in, writes and directives out. What each fact means is in `liveness` (workers),
+//! `reports` and `grants` (slots), of the store in `restore`.
 
-use millrace_types::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::{ClusterView, Event, Record, Rejection, RestoreError, Settings, Step};
+use millrace_types::{Epoch, Millis, PipelineDefinition, PipelineId, SlotId, WorkerId};
 
-/// The scheduler's whole state. One task of the shell owns it.
+use crate::history::{History, MoveReason};
+use crate::record::{MAX_SLOT_RECORDS, RECORD_VERSION, Record, RecordBody, RecordKey, SlotGroup, SlotRecord};
+use crate::record::{RestoreError, SLOTS_PER_RECORD};
+use crate::state::{Hold, Life, Pipeline, Slot, Worker};
+use crate::{Directive, Event, Rejection, Settings, Step, Write};
+
+/// The scheduler's whole state.
+///
+/// Time is an argument: milliseconds of a clock that never steps back. A shell that shows dates starts it at
+/// Unix time and lets it run with the monotonic clock.
 #[derive(Debug)]
-pub struct Coordinator {}
+pub struct Coordinator {
+    pub(crate) settings: Settings,
+    pub(crate) now: Millis,
+    pub(crate) pipelines: BTreeMap<PipelineId, Pipeline>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) slots: BTreeMap<SlotId, Slot>,
+    pub(crate) history: History,
+    /// Something changed that may call for grants or revocations.
+    pub(crate) replan: bool,
+    /// Until when joins are gathered before shares are evened out.
+    pub(crate) settle_at: Option<Millis>,
+    /// No worker is declared dead before: this master itself stalled, and their messages wait to be read.
+    pub(crate) patience_until: Millis,
+    /// Records to write with the step under way.
+    pub(crate) dirty: BTreeSet<Dirty>,
+    pub(crate) directives: Vec<Directive>,
+}
+
+/// What is to be stored anew, or removed when it is no more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Dirty {
+    Pipeline(PipelineId),
+    Worker(WorkerId),
+    Slots(SlotGroup),
+}
 
 impl Coordinator {
-    /// The coordinator as its records tell.
-    pub fn restore(_settings: Settings, _records: Vec<Record>, _now: Millis) -> Result<Self, RestoreError> {
-        unreachable!("not built yet")
+    /// The state that the store's records hold; an empty store is a new cluster. Every worker in it has a full
+    /// lease to register again and go on with its slots.
+    pub fn restore(settings: Settings, records: Vec<Record>, now: Millis) -> Result<Self, RestoreError> {
+        settings.check()?;
+        let mut coordinator = Self {
+            now,
+            pipelines: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            history: History::new(settings.moves_kept, settings.losses_kept),
+            replan: true,
+            settle_at: Some(now.plus(settings.settle)),
+            patience_until: now,
+            dirty: BTreeSet::new(),
+            directives: Vec::new(),
+            settings,
+        };
+        coordinator.take_records(records)?;
+        Ok(coordinator)
     }
 
-    /// Takes one event at `now`.
-    pub fn apply(&mut self, _now: Millis, _event: Event) -> Result<Step, Rejection> {
-        unreachable!("not built yet")
+    /// Takes a fact in. A rejected one has changed nothing. A `now` before the last one counts as the last one.
+    pub fn apply(&mut self, now: Millis, event: Event) -> Result<Step, Rejection> {
+        self.check(&event)?;
+        let now = self.now.max(now);
+        self.forgive_own_stall(now);
+        self.now = now;
+        match event {
+            Event::PipelineSubmitted { definition, partitions } => {
+                self.add_pipeline(*definition, partitions);
+            }
+            Event::PartitionsFound { pipeline, topic, count } => {
+                self.add_slots(&pipeline, topic, count, &MoveReason::PartitionsAdded);
+            }
+            Event::WorkerRegistered { session, spec, running } => self.register(session, spec, &running),
+            Event::Heartbeat { worker, memory_used_bytes, reports, .. } => {
+                self.hear(&worker, memory_used_bytes);
+                self.compare(&worker, &reports, false);
+            }
+            Event::SessionLost { session, worker } => self.lose_session(session, &worker),
+            Event::ProcessGone { worker } => self.lose_process(&worker),
+            Event::SlotStopped { worker, slot, epoch, reason, .. } => {
+                self.slot_stopped(&worker, &slot, epoch, reason);
+            }
+            Event::SlotResumed { slot } => self.resume(&slot),
+            Event::DeadlineReached => {}
+        }
+        self.reach_deadlines();
+        self.assign();
+        Ok(self.take_step())
     }
 
-    /// When [`Event::DeadlineReached`] is due.
+    /// When [`Event::DeadlineReached`] is due, if nothing else comes before.
     pub fn next_deadline(&self) -> Option<Millis> {
-        unreachable!("not built yet")
+        let workers = self.workers.values().map(|worker| self.deadline_of(worker));
+        let retries = self.slots.values().filter_map(|slot| slot.retry_at);
+        workers.chain(retries).chain(self.settle_at).min()
     }
 
-    /// The cluster as it stands.
-    pub fn view(&self) -> ClusterView {
-        unreachable!("not built yet")
+    /// Everything that the store holds now, if each step was committed.
+    pub fn records(&self) -> Vec<Record> {
+        let groups: BTreeSet<SlotGroup> = self.slots.keys().map(SlotGroup::of).collect();
+        let pipelines = self.pipelines.keys().cloned().map(Dirty::Pipeline);
+        let workers = self.workers.keys().cloned().map(Dirty::Worker);
+        pipelines
+            .chain(workers)
+            .chain(groups.into_iter().map(Dirty::Slots))
+            .filter_map(|dirty| self.body_of(&dirty))
+            .map(|body| Record { version: RECORD_VERSION, body })
+            .collect()
     }
+
+    /// A deadline that passed long ago means that nobody called: the silence since then is this master's own.
+    fn forgive_own_stall(&mut self, now: Millis) {
+        if self.next_deadline().is_some_and(|due| now > due.plus(self.settings.heartbeat)) {
+            self.patience_until = now.plus(Millis(self.settings.heartbeat.0.saturating_mul(2)));
+        }
+    }
+
+    fn check(&self, event: &Event) -> Result<(), Rejection> {
+        match event {
+            Event::PipelineSubmitted { definition, partitions } => {
+                self.check_pipeline(definition, partitions)
+            }
+            Event::PartitionsFound { pipeline, topic, count } => {
+                self.check_partitions(pipeline, *topic, *count)
+            }
+            Event::WorkerRegistered { spec, .. } => self.check_registration(spec),
+            Event::Heartbeat { session, worker, .. } | Event::SlotStopped { session, worker, .. } => {
+                let current = self.workers.get(worker).and_then(|known| known.session);
+                if current == Some(*session) {
+                    Ok(())
+                } else {
+                    Err(Rejection::StaleSession { worker: worker.clone(), session: *session })
+                }
+            }
+            Event::SlotResumed { slot } => match self.slots.get(slot) {
+                None => Err(Rejection::UnknownSlot { slot: slot.clone() }),
+                Some(known) if known.halt.is_none() => Err(Rejection::NotHalted { slot: slot.clone() }),
+                Some(_) => Ok(()),
+            },
+            Event::SessionLost { .. } | Event::ProcessGone { .. } | Event::DeadlineReached => Ok(()),
+        }
+    }
+
+    fn check_pipeline(&self, definition: &PipelineDefinition, partitions: &[u32]) -> Result<(), Rejection> {
+        let pipeline = definition.id.clone();
+        if let Some(known) = self.pipelines.get(&pipeline) {
+            return if *known.definition == *definition {
+                Ok(())
+            } else {
+                Err(Rejection::PipelineExists { pipeline })
+            };
+        }
+        let topics = definition.source_topics.len();
+        if partitions.len() != topics || topics == 0 || topics > usize::from(u16::MAX) {
+            return Err(Rejection::PartitionCounts { pipeline, given: partitions.len(), topics });
+        }
+        if let Some((topic, _)) =
+            definition.source_topics.iter().zip(partitions).find(|(_, count)| **count == 0)
+        {
+            return Err(Rejection::NoPartitions { pipeline, topic: topic.clone() });
+        }
+        self.check_slot_records(pipeline, partitions.iter().map(|count| records_for(*count)).sum())
+    }
+
+    fn check_partitions(&self, id: &PipelineId, topic: u16, count: u32) -> Result<(), Rejection> {
+        let Some(pipeline) = self.pipelines.get(id) else {
+            return Err(Rejection::UnknownPipeline { pipeline: id.clone() });
+        };
+        let topics = pipeline.partitions.len();
+        let index = usize::from(topic);
+        let (Some(name), Some(known)) =
+            (pipeline.definition.source_topics.get(index), pipeline.partitions.get(index))
+        else {
+            return Err(Rejection::UnknownTopic { pipeline: id.clone(), topic, topics });
+        };
+        if count < *known {
+            let (pipeline, topic) = (id.clone(), name.clone());
+            return Err(Rejection::PartitionsGone { pipeline, topic, count, known: *known });
+        }
+        self.check_slot_records(id.clone(), records_for(count) - records_for(*known))
+    }
+
+    fn check_slot_records(&self, pipeline: PipelineId, more: usize) -> Result<(), Rejection> {
+        let now: usize =
+            self.pipelines.values().flat_map(|pipeline| &pipeline.partitions).map(|n| records_for(*n)).sum();
+        let records = now + more;
+        if records <= MAX_SLOT_RECORDS {
+            return Ok(());
+        }
+        Err(Rejection::TooManySlots {
+            pipeline,
+            records,
+            per_record: SLOTS_PER_RECORD,
+            most: MAX_SLOT_RECORDS,
+        })
+    }
+
+    fn add_pipeline(&mut self, definition: PipelineDefinition, partitions: Vec<u32>) {
+        let id = definition.id.clone();
+        if self.pipelines.contains_key(&id) {
+            return;
+        }
+        let pipeline = Pipeline { definition: Arc::new(definition), partitions: vec![0; partitions.len()] };
+        self.pipelines.insert(id.clone(), pipeline);
+        self.dirty.insert(Dirty::Pipeline(id.clone()));
+        for (topic, count) in (0u16..).zip(partitions) {
+            self.add_slots(&id, topic, count, &MoveReason::PipelineSubmitted);
+        }
+    }
+
+    fn add_slots(&mut self, id: &PipelineId, topic: u16, count: u32, reason: &MoveReason) {
+        let Some(known) =
+            self.pipelines.get_mut(id).and_then(|pipeline| pipeline.partitions.get_mut(usize::from(topic)))
+        else {
+            return;
+        };
+        let added = *known..count;
+        *known = count;
+        // `check_slot_records` keeps the counts far below Kafka's own type's limit.
+        for partition in added.filter_map(|number| i32::try_from(number).ok()) {
+            let slot = SlotId { pipeline: id.clone(), topic, partition };
+            self.dirty.insert(Dirty::Slots(SlotGroup::of(&slot)));
+            let fresh = Slot::free(SlotRecord::default(), self.now, reason.clone(), false);
+            self.slots.insert(slot, fresh);
+            self.replan = true;
+        }
+    }
+
+    fn resume(&mut self, id: &SlotId) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.halt = None;
+        slot.failures = 0;
+        let (reason, from) = (MoveReason::Operator { what: "resumed".to_owned() }, None);
+        slot.hold = Hold::Free { from, home: None, since: self.now, reason, urgent: true };
+        self.touch(id);
+        self.replan = true;
+    }
+
+    /// What happens by the passing of time alone.
+    fn reach_deadlines(&mut self) {
+        self.bury_the_overdue();
+        self.forget_the_long_dead();
+        for slot in self.slots.values_mut() {
+            if slot.retry_at.is_some_and(|at| at <= self.now) {
+                slot.retry_at = None;
+                self.replan = true;
+            }
+        }
+        if self.settle_at.is_some_and(|at| at <= self.now) {
+            self.settle_at = None;
+            self.replan = true;
+        }
+    }
+
+    /// The slot's record is to be written.
+    pub(crate) fn touch(&mut self, slot: &SlotId) {
+        self.dirty.insert(Dirty::Slots(SlotGroup::of(slot)));
+    }
+
+    fn body_of(&self, dirty: &Dirty) -> Option<RecordBody> {
+        Some(match dirty {
+            Dirty::Pipeline(id) => {
+                RecordBody::Pipeline(Box::new((*self.pipelines.get(id)?.definition).clone()))
+            }
+            Dirty::Worker(id) => {
+                let worker = self.workers.get(id)?;
+                RecordBody::Worker { spec: worker.spec.clone(), dead: worker.life == Life::Dead }
+            }
+            Dirty::Slots(group) => {
+                let (first, last) = group.partitions();
+                let at =
+                    |partition| SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
+                let slots =
+                    self.slots.range(at(first)..=at(last)).map(|(id, slot)| (id.partition, slot.record()));
+                RecordBody::Slots { group: group.clone(), slots: slots.collect() }
+            }
+        })
+    }
+
+    fn take_step(&mut self) -> Step {
+        let writes = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|dirty| match (self.body_of(&dirty), dirty) {
+                (Some(body), _) => Write::Put(Record { version: RECORD_VERSION, body }),
+                (None, Dirty::Pipeline(id)) => Write::Delete(RecordKey::pipeline(&id)),
+                (None, Dirty::Worker(id)) => Write::Delete(RecordKey::worker(&id)),
+                (None, Dirty::Slots(group)) => Write::Delete(RecordKey::slots(&group)),
+            })
+            .collect();
+        Step { writes, directives: std::mem::take(&mut self.directives) }
+    }
+
+    pub(crate) fn revoke_directive(&mut self, worker: &WorkerId, slot: &SlotId, epoch: Epoch) {
+        if let Some(session) = self.workers.get(worker).and_then(Worker::reachable) {
+            let (worker, slot) = (worker.clone(), slot.clone());
+            self.directives.push(Directive::Revoke { worker, session, slot, epoch });
+        }
+    }
+
+    pub(crate) fn grant_directive(&mut self, worker: &WorkerId, slot: &SlotId) {
+        let (Some(session), Some(pipeline), Some(known)) = (
+            self.workers.get(worker).and_then(Worker::reachable),
+            self.pipelines.get(&slot.pipeline),
+            self.slots.get(slot),
+        ) else {
+            return;
+        };
+        self.directives.push(Directive::Grant {
+            worker: worker.clone(),
+            session,
+            slot: slot.clone(),
+            epoch: known.epoch,
+            opened: known.opened,
+            definition: Arc::clone(&pipeline.definition),
+        });
+    }
+}
+
+/// Records that a topic with `partitions` takes.
+fn records_for(partitions: u32) -> usize {
+    partitions.div_ceil(SLOTS_PER_RECORD) as usize
 }

@@ -1,6 +1,8 @@
 //! What happened lately, for people: moves of slots and losses of workers. No decision reads it.
 
-use millrace_types::{Epoch, Millis, SlotId, WorkerId};
+use std::collections::VecDeque;
+
+use millrace_types::{Epoch, Millis, SlotId, SlotPhase, SlotReport, WorkerId};
 use serde::Serialize;
 
 /// Why a slot got a new owner or a new epoch.
@@ -90,4 +92,78 @@ pub struct Regrant {
     pub granted_at: Millis,
     /// The new owner's first transaction that moved a cursor, in milliseconds since 1970 UTC by its clock.
     pub first_commit_at_ms: Option<u64>,
+}
+
+/// The latest moves and losses, bounded.
+#[derive(Debug)]
+pub(crate) struct History {
+    moves: VecDeque<Move>,
+    losses: VecDeque<Loss>,
+    moves_kept: usize,
+    losses_kept: usize,
+}
+
+impl History {
+    pub(crate) fn new(moves_kept: usize, losses_kept: usize) -> Self {
+        Self { moves: VecDeque::new(), losses: VecDeque::new(), moves_kept, losses_kept }
+    }
+
+    pub(crate) fn moves(&self) -> Vec<Move> {
+        self.moves.iter().cloned().collect()
+    }
+
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        self.losses.iter().cloned().collect()
+    }
+
+    pub(crate) fn lost(&mut self, loss: Loss) {
+        self.losses.push_back(loss);
+        if self.losses.len() > self.losses_kept {
+            self.losses.pop_front();
+        }
+    }
+
+    pub(crate) fn moved(&mut self, moved: Move) {
+        self.owned_again(&moved.slot, &moved.to, moved.epoch, moved.granted_at);
+        self.moves.push_back(moved);
+        if self.moves.len() > self.moves_kept {
+            self.moves.pop_front();
+        }
+    }
+
+    /// The slot has an owner again, by a grant or because its lost owner came back with it.
+    pub(crate) fn owned_again(&mut self, slot: &SlotId, worker: &WorkerId, epoch: Epoch, now: Millis) {
+        for loss in &mut self.losses {
+            for lost in &mut loss.slots {
+                if lost.slot == *slot && lost.regrant.is_none() {
+                    let worker = worker.clone();
+                    lost.regrant = Some(Regrant { worker, epoch, granted_at: now, first_commit_at_ms: None });
+                }
+            }
+            if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
+                loss.reassigned_at.get_or_insert(now);
+            }
+        }
+    }
+
+    /// A report of the slot's current grant.
+    pub(crate) fn reported(&mut self, report: &SlotReport, now: Millis) {
+        if report.phase == SlotPhase::Running
+            && let Some(moved) = self
+                .moves
+                .iter_mut()
+                .rev()
+                .find(|moved| moved.slot == report.slot && moved.epoch == report.epoch)
+        {
+            moved.running_at.get_or_insert(now);
+        }
+        let Some(committed) = report.metrics.last_commit_at_ms else { return };
+        for lost in self.losses.iter_mut().flat_map(|loss| &mut loss.slots) {
+            if lost.slot == report.slot
+                && let Some(regrant) = lost.regrant.as_mut().filter(|regrant| regrant.epoch == report.epoch)
+            {
+                regrant.first_commit_at_ms.get_or_insert(committed);
+            }
+        }
+    }
 }

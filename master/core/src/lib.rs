@@ -5,10 +5,15 @@
 
 mod coordinator;
 mod event;
+mod grants;
 mod history;
+mod liveness;
 mod rebalance;
 mod record;
+mod reports;
+mod restore;
 mod settings;
+mod state;
 mod view;
 
 pub use coordinator::Coordinator;

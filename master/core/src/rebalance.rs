@@ -1,6 +1,12 @@
 //! Who should own which slot: a pure function of what is offered, what is asked for, and who has what.
+//!
+//! The rule of fair shares is Adams' method of apportionment, with cores as weights: a slot moves only when its
+//! owner would have more slots per core *without* it than the receiver has now. It follows that a join takes at
+//! most the joiner's share, rounded up, and gives to nobody else; that a departure moves its own slots only; and
+//! that every worker gets a first slot before any gets a second one. It does not weigh slots by their load.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_types::{SlotId, WorkerId};
 
@@ -30,7 +36,157 @@ pub struct Assignment {
 }
 
 /// The assignment that follows from the `previous` one by moving only what must move.
+///
+/// Deterministic, and `rebalance(d, rebalance(d, p)) == rebalance(d, p)`. Slots and workers of `previous` that
+/// are not in the demand are forgotten.
 pub fn rebalance(demand: &Demand, previous: &Assignment) -> Assignment {
-    let _ = demand;
-    previous.clone()
+    let mut plan = Plan::keeping(demand, previous);
+    plan.place_the_rest();
+    while plan.leave_avoided() || plan.even_out() {}
+    plan.into_assignment()
+}
+
+struct Holder<'a> {
+    id: &'a WorkerId,
+    offer: Offer,
+    slots: BTreeSet<&'a SlotId>,
+}
+
+impl Holder<'_> {
+    fn has_room(&self) -> bool {
+        !self.offer.unreachable && (self.slots.len() as u64) < u64::from(self.offer.max_slots)
+    }
+
+    /// Compares `mine` slots per core of this worker with `other_slots` per core of another one.
+    fn compare_share(&self, mine: usize, other: &Self, other_slots: usize) -> Ordering {
+        let (cores, other_cores) = (self.offer.cores.max(1), other.offer.cores.max(1));
+        (mine as u128 * u128::from(other_cores)).cmp(&(other_slots as u128 * u128::from(cores)))
+    }
+
+    /// Who takes the next slot first: the least share, then the most cores, then the id.
+    fn compare_as_receiver(&self, other: &Self) -> Ordering {
+        self.compare_share(self.slots.len(), other, other.slots.len())
+            .then_with(|| other.offer.cores.cmp(&self.offer.cores))
+            .then_with(|| self.id.cmp(other.id))
+    }
+
+    /// Who gives a slot first: the greatest share without it, then the id.
+    fn compare_as_donor(&self, other: &Self) -> Ordering {
+        let (mine, others) = (self.slots.len().saturating_sub(1), other.slots.len().saturating_sub(1));
+        other.compare_share(others, self, mine).then_with(|| self.id.cmp(other.id))
+    }
+}
+
+struct Plan<'a> {
+    demand: &'a Demand,
+    /// In the order of their ids.
+    holders: Vec<Holder<'a>>,
+    /// Slots without an owner.
+    free: Vec<&'a SlotId>,
+    /// Slots that keep away from a worker, with that worker.
+    avoiding: Vec<(&'a SlotId, &'a WorkerId)>,
+}
+
+impl<'a> Plan<'a> {
+    /// Everybody keeps what the demand still asks for and what it still has room for.
+    fn keeping(demand: &'a Demand, previous: &Assignment) -> Self {
+        let mut holders: Vec<Holder<'a>> = demand
+            .workers
+            .iter()
+            .map(|(id, offer)| Holder { id, offer: *offer, slots: BTreeSet::new() })
+            .collect();
+        let mut free = Vec::new();
+        for slot in demand.slots.keys() {
+            let holder = previous.owners.get(slot).and_then(|owner| {
+                let index = holders.binary_search_by(|holder| holder.id.cmp(owner)).ok()?;
+                holders.get_mut(index)
+            });
+            match holder {
+                Some(holder) if holder.offer.unreachable || holder.has_room() => {
+                    holder.slots.insert(slot);
+                }
+                _ => free.push(slot),
+            }
+        }
+        let avoiding =
+            demand.slots.iter().filter_map(|(slot, avoided)| Some((slot, avoided.as_ref()?))).collect();
+        Self { demand, holders, free, avoiding }
+    }
+
+    fn avoids(&self, slot: &SlotId, worker: &WorkerId) -> bool {
+        self.demand.slots.get(slot).is_some_and(|avoided| avoided.as_ref() == Some(worker))
+    }
+
+    /// The worker with room that should take `slot`; one that the slot avoids only when `even_avoided`.
+    fn receiver(&self, slot: &SlotId, even_avoided: bool) -> Option<usize> {
+        let suits =
+            |holder: &&Holder<'_>| holder.has_room() && (even_avoided || !self.avoids(slot, holder.id));
+        let best = self.holders.iter().filter(suits).min_by(|a, b| a.compare_as_receiver(b))?.id;
+        self.holders.iter().position(|holder| holder.id == best)
+    }
+
+    fn place_the_rest(&mut self) {
+        for slot in std::mem::take(&mut self.free) {
+            if let Some(receiver) = self.receiver(slot, false).or_else(|| self.receiver(slot, true)) {
+                self.holders[receiver].slots.insert(slot);
+            }
+        }
+    }
+
+    /// Moves one slot away from the worker that it avoids. Each such move makes one fewer, whatever follows.
+    fn leave_avoided(&mut self) -> bool {
+        let found = self.avoiding.iter().find_map(|&(slot, avoided)| {
+            let donor = self.holders.binary_search_by(|holder| holder.id.cmp(avoided)).ok()?;
+            let holder = self.holders.get(donor)?;
+            if holder.offer.unreachable || !holder.slots.contains(slot) {
+                return None;
+            }
+            Some((donor, slot, self.receiver(slot, false)?))
+        });
+        self.carry_out(found)
+    }
+
+    /// Moves one slot to a worker with a smaller share. The shares' unevenness falls with each such move, so
+    /// this comes to an end.
+    fn even_out(&mut self) -> bool {
+        let mut donors: Vec<usize> =
+            (0..self.holders.len()).filter(|index| !self.holders[*index].offer.unreachable).collect();
+        let mut receivers: Vec<usize> =
+            donors.iter().copied().filter(|index| self.holders[*index].has_room()).collect();
+        donors.sort_by(|a, b| self.holders[*a].compare_as_donor(&self.holders[*b]));
+        receivers.sort_by(|a, b| self.holders[*a].compare_as_receiver(&self.holders[*b]));
+        let mut found = None;
+        'search: for donor in donors {
+            let from = &self.holders[donor];
+            for &receiver in &receivers {
+                let to = &self.holders[receiver];
+                let without = from.slots.len().saturating_sub(1);
+                if from.compare_share(without, to, to.slots.len()) != Ordering::Greater {
+                    break;
+                }
+                if let Some(slot) = from.slots.iter().rev().find(|slot| !self.avoids(slot, to.id)) {
+                    found = Some((donor, *slot, receiver));
+                    break 'search;
+                }
+            }
+        }
+        self.carry_out(found)
+    }
+
+    fn carry_out(&mut self, found: Option<(usize, &'a SlotId, usize)>) -> bool {
+        let Some((donor, slot, receiver)) = found else { return false };
+        self.holders[donor].slots.remove(slot);
+        self.holders[receiver].slots.insert(slot);
+        true
+    }
+
+    fn into_assignment(self) -> Assignment {
+        let mut owners = BTreeMap::new();
+        for holder in self.holders {
+            for slot in holder.slots {
+                owners.insert(slot.clone(), holder.id.clone());
+            }
+        }
+        Assignment { owners }
+    }
 }

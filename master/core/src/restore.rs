@@ -1,0 +1,112 @@
+//! From the store's records to the state. Refuses what no build of this version can have written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millrace_types::{Epoch, PipelineDefinition, SlotId, WorkerSpec};
+
+use crate::coordinator::Coordinator;
+use crate::history::MoveReason;
+use crate::record::{RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup, SlotRecord};
+use crate::state::{Hold, Life, Pipeline, Resend, Slot, Worker};
+
+impl Coordinator {
+    pub(crate) fn take_records(&mut self, records: Vec<Record>) -> Result<(), RestoreError> {
+        let mut bodies = BTreeMap::new();
+        for record in records {
+            let key = record.key();
+            if record.version != RECORD_VERSION {
+                return Err(RestoreError::Version { key, version: record.version });
+            }
+            if bodies.insert(key.clone(), record.body).is_some() {
+                return Err(RestoreError::Twice { key });
+            }
+        }
+        let mut groups = Vec::new();
+        for (key, body) in bodies {
+            match body {
+                RecordBody::Pipeline(definition) => self.take_pipeline(*definition),
+                RecordBody::Worker { spec, dead } => self.take_worker(spec, dead),
+                RecordBody::Slots { group, slots } => groups.push((key, group, slots)),
+            }
+        }
+        for (key, group, slots) in groups {
+            self.take_slots(&group, slots).map_err(|problem| RestoreError::Damaged { key, problem })?;
+        }
+        self.check_all_partitions()
+    }
+
+    fn take_pipeline(&mut self, definition: PipelineDefinition) {
+        let id = definition.id.clone();
+        let partitions = vec![0; definition.source_topics.len()];
+        self.pipelines.insert(id, Pipeline { definition: Arc::new(definition), partitions });
+    }
+
+    fn take_worker(&mut self, spec: WorkerSpec, dead: bool) {
+        let life =
+            if dead { Life::Dead } else { Life::Unknown { until: self.now.plus(self.settings.lease) } };
+        let worker = Worker {
+            life,
+            since: self.now,
+            session: None,
+            last_heard: None,
+            memory_used_bytes: 0,
+            joined: false,
+            spec,
+        };
+        self.workers.insert(worker.spec.id.clone(), worker);
+    }
+
+    fn take_slots(&mut self, group: &SlotGroup, slots: BTreeMap<i32, SlotRecord>) -> Result<(), String> {
+        let Some(known) = self
+            .pipelines
+            .get_mut(&group.pipeline)
+            .and_then(|pipeline| pipeline.partitions.get_mut(usize::from(group.topic)))
+        else {
+            return Err(format!("pipeline {} with a topic number {} is absent", group.pipeline, group.topic));
+        };
+        let (first, last) = group.partitions();
+        for (partition, record) in slots {
+            if !(first..=last).contains(&partition) {
+                return Err(format!("partition {partition} stands in it: expected {first} to {last}"));
+            }
+            if record.epoch == Epoch(0) && (record.opened || record.owner.is_some()) {
+                return Err(format!("partition {partition} has an owner or was opened, but its epoch is 0"));
+            }
+            *known += 1;
+            let id = SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
+            let owner = record.owner.clone();
+            let mut slot = Slot::free(record, self.now, MoveReason::MasterRestarted, false);
+            // An owner that is gone leaves the slot free: the next grant has a higher epoch in any case.
+            if let Some(owner) = owner
+                && slot.halt.is_none()
+                && self.workers.get(&owner).is_some_and(|worker| worker.life != Life::Dead)
+            {
+                slot.hold = Hold::Granted { owner, resend: Resend::after(self.now, self.settings.heartbeat) };
+            }
+            self.slots.insert(id, slot);
+        }
+        Ok(())
+    }
+
+    /// Every topic has its partitions from 0 on without a gap.
+    fn check_all_partitions(&self) -> Result<(), RestoreError> {
+        for (id, pipeline) in &self.pipelines {
+            for (topic, count) in (0u16..).zip(&pipeline.partitions) {
+                let damaged = |problem| RestoreError::Damaged { key: RecordKey::pipeline(id), problem };
+                if *count == 0 {
+                    return Err(damaged(format!("no slots are stored for its topic number {topic}")));
+                }
+                let slot = |partition| SlotId { pipeline: id.clone(), topic, partition };
+                let missing = (0i32..).take(*count as usize).find(|n| !self.slots.contains_key(&slot(*n)));
+                if let Some(partition) = missing {
+                    return Err(damaged(format!(
+                        "slot {} is not stored, but higher ones are",
+                        slot(partition)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The scheduler's state: workers, slots, and who holds what. Transitions are elsewhere.
+
+use std::sync::Arc;
+
+use millrace_types::{Epoch, Halt, Millis, PipelineDefinition, SlotReport, WorkerId, WorkerSpec};
+
+use crate::history::MoveReason;
+use crate::record::SlotRecord;
+
+/// The highest epoch that a worker's word is believed for, so that epochs can always rise.
+pub(crate) const LARGEST_EPOCH: Epoch = Epoch(u64::MAX >> 1);
+
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) definition: Arc<PipelineDefinition>,
+    /// Known partitions of each source topic.
+    pub(crate) partitions: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    /// Its session dropped.
+    Suspect {
+        until: Millis,
+    },
+    /// Not heard since this master began.
+    Unknown {
+        until: Millis,
+    },
+    Dead,
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) spec: WorkerSpec,
+    pub(crate) life: Life,
+    /// When it got into `life`.
+    pub(crate) since: Millis,
+    /// The stream that reaches it. A dead worker may still have one: it was silent, and may thaw.
+    pub(crate) session: Option<u64>,
+    pub(crate) last_heard: Option<Millis>,
+    pub(crate) memory_used_bytes: u64,
+    /// It joined since the shares were evened out last.
+    pub(crate) joined: bool,
+}
+
+impl Worker {
+    /// Its session, if it can be told something that it will act on.
+    pub(crate) fn reachable(&self) -> Option<u64> {
+        self.session.filter(|_| self.life == Life::Alive)
+    }
+}
+
+/// When a directive that shows no effect is sent again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resend {
+    pub(crate) at: Millis,
+    pub(crate) interval: Millis,
+}
+
+impl Resend {
+    /// The first time after two heartbeats: one may have left before the directive came.
+    pub(crate) fn after(now: Millis, heartbeat: Millis) -> Self {
+        let interval = Millis(heartbeat.0.saturating_mul(2));
+        Self { at: now.plus(interval), interval }
+    }
+
+    /// Each further time waits twice as long, up to 16 heartbeats: a worker that is slow must not be flooded.
+    pub(crate) fn again(self, now: Millis, heartbeat: Millis) -> Self {
+        let longest = heartbeat.0.saturating_mul(16);
+        let interval = Millis(self.interval.0.saturating_mul(2).min(longest));
+        Self { at: now.plus(interval), interval }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Hold {
+    Free {
+        /// The last owner.
+        from: Option<WorkerId>,
+        /// Who should have it next, if that one is alive.
+        home: Option<WorkerId>,
+        since: Millis,
+        reason: MoveReason,
+        /// It ran: it does not wait for joins to settle.
+        urgent: bool,
+    },
+    Granted {
+        owner: WorkerId,
+        resend: Resend,
+    },
+    /// A planned move: the owner commits and gives up.
+    Revoking {
+        owner: WorkerId,
+        to: WorkerId,
+        since: Millis,
+        reason: MoveReason,
+        resend: Resend,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// The highest epoch granted or seen.
+    pub(crate) epoch: Epoch,
+    pub(crate) opened: bool,
+    pub(crate) halt: Option<Halt>,
+    pub(crate) hold: Hold,
+    /// Stops in a row that no one asked for.
+    pub(crate) failures: u32,
+    pub(crate) last_failure: Millis,
+    /// Not granted before.
+    pub(crate) retry_at: Option<Millis>,
+    /// Where it keeps failing.
+    pub(crate) avoid: Option<WorkerId>,
+    /// The last report of an owner, maybe of an earlier one.
+    pub(crate) report: Option<SlotReport>,
+}
+
+impl Slot {
+    pub(crate) fn free(record: SlotRecord, since: Millis, reason: MoveReason, urgent: bool) -> Self {
+        Self {
+            epoch: record.epoch,
+            opened: record.opened,
+            halt: record.halt,
+            hold: Hold::Free { from: None, home: None, since, reason, urgent },
+            failures: 0,
+            last_failure: Millis(0),
+            retry_at: None,
+            avoid: None,
+            report: None,
+        }
+    }
+
+    /// To whom its epoch is granted, also while it is being revoked.
+    pub(crate) fn owner(&self) -> Option<&WorkerId> {
+        match &self.hold {
+            Hold::Free { .. } => None,
+            Hold::Granted { owner, .. } | Hold::Revoking { owner, .. } => Some(owner),
+        }
+    }
+
+    pub(crate) fn record(&self) -> SlotRecord {
+        SlotRecord {
+            epoch: self.epoch,
+            opened: self.opened,
+            owner: self.owner().cloned(),
+            halt: self.halt.clone(),
+        }
+    }
+}
