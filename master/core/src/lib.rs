@@ -10,8 +10,6 @@ mod history;
 mod liveness;
 mod rebalance;
 mod record;
-mod reports;
-mod restore;
 mod settings;
 mod state;
 mod view;
