@@ -1,166 +1,129 @@
-//! The coordinator: takes events, keeps the cluster's state, says what to store and what to tell.
+//! The coordinator: facts in, writes and directives out. What each fact means is in `liveness` (workers),
+//! `reports` and `grants` (slots), of the store in `restore`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_types::{
-    Epoch, Millis, PipelineDefinition, PipelineId, SlotId, SlotReport, VERSION, WorkerId, WorkerSpec,
-};
+use millrace_types::{Epoch, Millis, PipelineDefinition, PipelineId, SlotId, WorkerId};
 
-use crate::event::{Directive, Event, Rejection, Step, Write};
-use crate::history::{History, LossCause, MoveReason};
-use crate::record::{
-    MAX_SLOT_RECORDS, RECORD_VERSION, Record, RecordBody, RestoreError, SLOTS_PER_RECORD, SlotGroup,
-    SlotRecord,
-};
-use crate::settings::Settings;
-use crate::state::{Holding, Life, Pipeline, Pipelines, Slot, Slots, Vacancy, Worker, Workers};
+use crate::history::{History, MoveReason};
+use crate::record::{MAX_SLOT_RECORDS, RECORD_VERSION, Record, RecordBody, RecordKey, SlotGroup, SlotRecord};
+use crate::record::{RestoreError, SLOTS_PER_RECORD};
+use crate::state::{Hold, Life, Pipeline, Slot, Worker};
+use crate::{Directive, Event, Rejection, Settings, Step, Write};
 
-/// No worker ever reaches this epoch by grants; one that reports more is wrong or means harm.
-const MOST_EPOCH: Epoch = Epoch(u64::MAX / 2);
-
-/// The scheduler's whole state. One task of the shell owns it.
-#[derive(Debug, Clone, PartialEq)]
+/// The scheduler's whole state.
+///
+/// Time is an argument: milliseconds of a clock that never steps back. A shell that shows dates starts it at
+/// Unix time and lets it run with the monotonic clock.
+#[derive(Debug)]
 pub struct Coordinator {
     pub(crate) settings: Settings,
-    pub(crate) pipelines: Pipelines,
-    pub(crate) workers: Workers,
-    pub(crate) slots: Slots,
+    pub(crate) now: Millis,
+    pub(crate) pipelines: BTreeMap<PipelineId, Pipeline>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) history: History,
-    /// Slots and workers whose records must be written with this step.
-    pub(crate) dirty: BTreeSet<SlotId>,
-    pub(crate) dirty_workers: BTreeSet<WorkerId>,
-    /// Free slots are to be granted with this step.
-    pub(crate) place_now: bool,
-    /// When the load is to be evened out, and who joined since the last time.
-    pub(crate) even_out_at: Option<Millis>,
-    pub(crate) joined: BTreeSet<WorkerId>,
-    pub(crate) last_apply: Millis,
+    /// Something changed that may call for grants or revocations.
+    pub(crate) replan: bool,
+    /// Until when joins are gathered before shares are evened out.
+    pub(crate) settle_at: Option<Millis>,
+    /// No worker is declared dead before: this master itself stalled, and their messages wait to be read.
+    pub(crate) patience_until: Millis,
+    /// Records to write with the step under way.
+    pub(crate) dirty: BTreeSet<Dirty>,
+    pub(crate) directives: Vec<Directive>,
+}
+
+/// What is to be stored anew, or removed when it is no more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Dirty {
+    Pipeline(PipelineId),
+    Worker(WorkerId),
+    Slots(SlotGroup),
 }
 
 impl Coordinator {
-    /// The coordinator as its records tell. Every known worker gets a full lease to come back; its slots stay with
-    /// it meanwhile.
-    ///
-    /// # Errors
-    /// Settings that contradict each other, or records that don't fit together.
+    /// The state that the store's records hold; an empty store is a new cluster. Every worker in it has a full
+    /// lease to register again and go on with its slots.
     pub fn restore(settings: Settings, records: Vec<Record>, now: Millis) -> Result<Self, RestoreError> {
         settings.check()?;
-        let mut restored = Self {
-            history: History::new(&settings),
-            settings,
-            pipelines: Pipelines::new(),
-            workers: Workers::new(),
-            slots: Slots::new(),
+        let mut coordinator = Self {
+            now,
+            pipelines: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            history: History::new(settings.moves_kept, settings.losses_kept),
+            replan: true,
+            settle_at: Some(now.plus(settings.settle)),
+            patience_until: now,
             dirty: BTreeSet::new(),
-            dirty_workers: BTreeSet::new(),
-            place_now: true,
-            even_out_at: None,
-            joined: BTreeSet::new(),
-            last_apply: now,
+            directives: Vec::new(),
+            settings,
         };
-        let mut keys = BTreeSet::new();
-        let mut groups = Vec::new();
-        for record in records {
-            let key = record.key();
-            if record.version > RECORD_VERSION {
-                return Err(RestoreError::Version { key, version: record.version });
-            }
-            if !keys.insert(key.clone()) {
-                return Err(RestoreError::Twice { key });
-            }
-            match record.body {
-                RecordBody::Pipeline(definition) => {
-                    let partitions = vec![0; definition.source_topics.len()];
-                    let pipeline = Pipeline { definition: Arc::from(definition), partitions };
-                    restored.pipelines.insert(pipeline.definition.id.clone(), pipeline);
-                }
-                RecordBody::Worker { spec, dead } => restored.restore_worker(spec, dead, now),
-                RecordBody::Slots { group, slots } => groups.push((key, group, slots)),
-            }
-        }
-        for (key, group, slots) in groups {
-            for (partition, entry) in slots {
-                let id = SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
-                restored
-                    .restore_slot(&group, id, entry, now)
-                    .map_err(|problem| RestoreError::Damaged { key: key.clone(), problem })?;
-            }
-        }
-        Ok(restored)
+        coordinator.take_records(records)?;
+        Ok(coordinator)
     }
 
-    fn restore_worker(&mut self, spec: WorkerSpec, dead: bool, now: Millis) {
-        let life = if dead { Life::Dead } else { Life::Unknown { until: now.plus(self.settings.lease) } };
-        let worker = Worker { session: None, life, since: now, last_heard: None, memory_used_bytes: 0, spec };
-        self.workers.insert(worker.spec.id.clone(), worker);
-    }
-
-    fn restore_slot(
-        &mut self,
-        group: &SlotGroup,
-        id: SlotId,
-        entry: SlotRecord,
-        now: Millis,
-    ) -> Result<(), String> {
-        if id.partition < 0 || SlotGroup::of(&id) != *group {
-            return Err(format!("partition {} does not belong here", id.partition));
-        }
-        let pipeline = self
-            .pipelines
-            .get_mut(&id.pipeline)
-            .ok_or_else(|| format!("pipeline {} is missing", id.pipeline))?;
-        let count = pipeline
-            .partitions
-            .get_mut(usize::from(id.topic))
-            .ok_or_else(|| format!("the pipeline has no topic number {}", id.topic))?;
-        *count = (*count).max(id.partition.unsigned_abs() + 1);
-        let mut slot = Slot::new(MoveReason::MasterRestarted, now);
-        slot.epoch = entry.epoch;
-        slot.opened = entry.opened;
-        slot.halt = entry.halt;
-        match entry.owner {
-            Some(worker) if self.workers.get(&worker).is_some_and(|known| known.life != Life::Dead) => {
-                slot.holding = Holding::Granted { worker, sent_at: None };
-            }
-            from => slot.vacancy.from = from,
-        }
-        self.slots.insert(id, slot);
-        Ok(())
-    }
-
-    /// Takes one event at `now`, which never goes back (an earlier one counts as the last).
-    ///
-    /// # Errors
-    /// The event is refused and has changed nothing.
+    /// Takes a fact in. A rejected one has changed nothing. A `now` before the last one counts as the last one.
     pub fn apply(&mut self, now: Millis, event: Event) -> Result<Step, Rejection> {
-        let now = now.max(self.last_apply);
-        self.check_event(&event)?;
-        self.forgive_own_absence(now, &event);
-        self.last_apply = now;
-        let mut step = Step::default();
-        self.take(now, event, &mut step);
-        self.check_lives(now, &mut step);
-        self.end_retries(now);
-        // While workers are joining, free slots wait with the rest: else the first one gets everything.
-        match self.even_out_at {
-            Some(at) if at <= now => {
-                self.even_out_at = None;
-                self.place_now = false;
-                self.place(now, true, &mut step);
+        self.check(&event)?;
+        let now = self.now.max(now);
+        self.forgive_own_stall(now);
+        self.now = now;
+        match event {
+            Event::PipelineSubmitted { definition, partitions } => {
+                self.add_pipeline(*definition, partitions);
             }
-            None if self.place_now => {
-                self.place_now = false;
-                self.place(now, false, &mut step);
+            Event::PartitionsFound { pipeline, topic, count } => {
+                self.add_slots(&pipeline, topic, count, &MoveReason::PartitionsAdded);
             }
-            Some(_) | None => {}
+            Event::WorkerRegistered { session, spec, running } => self.register(session, spec, &running),
+            Event::Heartbeat { worker, memory_used_bytes, reports, .. } => {
+                self.hear(&worker, memory_used_bytes);
+                self.compare(&worker, &reports, false);
+            }
+            Event::SessionLost { session, worker } => self.lose_session(session, &worker),
+            Event::ProcessGone { worker } => self.lose_process(&worker),
+            Event::SlotStopped { worker, slot, epoch, reason, .. } => {
+                self.slot_stopped(&worker, &slot, epoch, reason);
+            }
+            Event::SlotResumed { slot } => self.resume(&slot),
+            Event::DeadlineReached => {}
         }
-        self.write_dirty(&mut step);
-        Ok(step)
+        self.reach_deadlines();
+        self.assign();
+        Ok(self.take_step())
     }
 
-    /// Refuses what must not change anything.
-    fn check_event(&self, event: &Event) -> Result<(), Rejection> {
+    /// When [`Event::DeadlineReached`] is due, if nothing else comes before.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let workers = self.workers.values().map(|worker| self.deadline_of(worker));
+        let retries = self.slots.values().filter_map(|slot| slot.retry_at);
+        workers.chain(retries).chain(self.settle_at).min()
+    }
+
+    /// Everything that the store holds now, if each step was committed.
+    pub fn records(&self) -> Vec<Record> {
+        let groups: BTreeSet<SlotGroup> = self.slots.keys().map(SlotGroup::of).collect();
+        let pipelines = self.pipelines.keys().cloned().map(Dirty::Pipeline);
+        let workers = self.workers.keys().cloned().map(Dirty::Worker);
+        pipelines
+            .chain(workers)
+            .chain(groups.into_iter().map(Dirty::Slots))
+            .filter_map(|dirty| self.body_of(&dirty))
+            .map(|body| Record { version: RECORD_VERSION, body })
+            .collect()
+    }
+
+    /// A deadline that passed long ago means that nobody called: the silence since then is this master's own.
+    fn forgive_own_stall(&mut self, now: Millis) {
+        if self.next_deadline().is_some_and(|due| now > due.plus(self.settings.heartbeat)) {
+            self.patience_until = now.plus(Millis(self.settings.heartbeat.0.saturating_mul(2)));
+        }
+    }
+
+    fn check(&self, event: &Event) -> Result<(), Rejection> {
         match event {
             Event::PipelineSubmitted { definition, partitions } => {
                 self.check_pipeline(definition, partitions)
@@ -168,15 +131,15 @@ impl Coordinator {
             Event::PartitionsFound { pipeline, topic, count } => {
                 self.check_partitions(pipeline, *topic, *count)
             }
-            Event::WorkerRegistered { spec, running, .. } => {
-                self.check_worker(spec)?;
-                check_epochs(&spec.id, running)
+            Event::WorkerRegistered { spec, .. } => self.check_registration(spec),
+            Event::Heartbeat { session, worker, .. } | Event::SlotStopped { session, worker, .. } => {
+                let current = self.workers.get(worker).and_then(|known| known.session);
+                if current == Some(*session) {
+                    Ok(())
+                } else {
+                    Err(Rejection::StaleSession { worker: worker.clone(), session: *session })
+                }
             }
-            Event::Heartbeat { session, worker, reports, .. } => {
-                self.check_session(worker, *session)?;
-                check_epochs(worker, reports)
-            }
-            Event::SlotStopped { session, worker, .. } => self.check_session(worker, *session),
             Event::SlotResumed { slot } => match self.slots.get(slot) {
                 None => Err(Rejection::UnknownSlot { slot: slot.clone() }),
                 Some(known) if known.halt.is_none() => Err(Rejection::NotHalted { slot: slot.clone() }),
@@ -188,8 +151,15 @@ impl Coordinator {
 
     fn check_pipeline(&self, definition: &PipelineDefinition, partitions: &[u32]) -> Result<(), Rejection> {
         let pipeline = definition.id.clone();
+        if let Some(known) = self.pipelines.get(&pipeline) {
+            return if *known.definition == *definition {
+                Ok(())
+            } else {
+                Err(Rejection::PipelineExists { pipeline })
+            };
+        }
         let topics = definition.source_topics.len();
-        if partitions.len() != topics {
+        if partitions.len() != topics || topics == 0 || topics > usize::from(u16::MAX) {
             return Err(Rejection::PartitionCounts { pipeline, given: partitions.len(), topics });
         }
         if let Some((topic, _)) =
@@ -197,269 +167,164 @@ impl Coordinator {
         {
             return Err(Rejection::NoPartitions { pipeline, topic: topic.clone() });
         }
-        if self
-            .pipelines
-            .get(&pipeline)
-            .is_some_and(|known| known.definition.source_topics != definition.source_topics)
-        {
-            return Err(Rejection::PipelineExists { pipeline });
-        }
-        let others = self.pipelines.iter().filter(|(id, _)| **id != pipeline);
-        let counts = others.flat_map(|(_, pipeline)| &pipeline.partitions).chain(partitions);
-        self.check_records(&pipeline, counts)
-    }
-
-    fn check_records<'a>(
-        &self,
-        pipeline: &PipelineId,
-        counts: impl Iterator<Item = &'a u32>,
-    ) -> Result<(), Rejection> {
-        let records = counts.map(|count| count.div_ceil(SLOTS_PER_RECORD) as usize).sum();
-        if records > MAX_SLOT_RECORDS {
-            return Err(Rejection::TooManySlots {
-                pipeline: pipeline.clone(),
-                records,
-                per_record: SLOTS_PER_RECORD,
-                most: MAX_SLOT_RECORDS,
-            });
-        }
-        Ok(())
+        self.check_slot_records(pipeline, partitions.iter().map(|count| records_for(*count)).sum())
     }
 
     fn check_partitions(&self, id: &PipelineId, topic: u16, count: u32) -> Result<(), Rejection> {
         let Some(pipeline) = self.pipelines.get(id) else {
             return Err(Rejection::UnknownPipeline { pipeline: id.clone() });
         };
+        let topics = pipeline.partitions.len();
         let index = usize::from(topic);
-        let Some(known) = pipeline.partitions.get(index) else {
-            let topics = pipeline.partitions.len();
+        let (Some(name), Some(known)) =
+            (pipeline.definition.source_topics.get(index), pipeline.partitions.get(index))
+        else {
             return Err(Rejection::UnknownTopic { pipeline: id.clone(), topic, topics });
         };
         if count < *known {
-            return Err(Rejection::PartitionsGone {
-                pipeline: id.clone(),
-                topic: pipeline.definition.source_topics[index].clone(),
-                count,
-                known: *known,
-            });
+            let (pipeline, topic) = (id.clone(), name.clone());
+            return Err(Rejection::PartitionsGone { pipeline, topic, count, known: *known });
         }
-        let mut counts: Vec<u32> =
-            self.pipelines.values().flat_map(|pipeline| pipeline.partitions.clone()).collect();
-        counts.push(count - known);
-        self.check_records(id, counts.iter())
+        self.check_slot_records(id.clone(), records_for(count) - records_for(*known))
     }
 
-    fn check_worker(&self, spec: &WorkerSpec) -> Result<(), Rejection> {
-        let worker = spec.id.clone();
-        for (key, value) in [("cores", u64::from(spec.cores)), ("slots", u64::from(spec.max_slots))] {
-            if value == 0 {
-                return Err(Rejection::Offer { worker, key, value, expected: "at least 1" });
-            }
+    fn check_slot_records(&self, pipeline: PipelineId, more: usize) -> Result<(), Rejection> {
+        let now: usize =
+            self.pipelines.values().flat_map(|pipeline| &pipeline.partitions).map(|n| records_for(*n)).sum();
+        let records = now + more;
+        if records <= MAX_SLOT_RECORDS {
+            return Ok(());
         }
-        if series(&spec.version) != series(VERSION) {
-            return Err(Rejection::Version { worker, version: spec.version.clone(), master: VERSION });
-        }
-        match self.workers.get(&worker) {
-            Some(known) if known.spec.pid != spec.pid && known.life == Life::Alive => {
-                Err(Rejection::IdTaken { worker, registered_pid: known.spec.pid, pid: spec.pid })
-            }
-            _ => Ok(()),
-        }
+        Err(Rejection::TooManySlots {
+            pipeline,
+            records,
+            per_record: SLOTS_PER_RECORD,
+            most: MAX_SLOT_RECORDS,
+        })
     }
 
-    fn check_session(&self, worker: &WorkerId, session: u64) -> Result<(), Rejection> {
-        if self.workers.get(worker).is_some_and(|known| known.session == Some(session)) {
-            Ok(())
-        } else {
-            Err(Rejection::StaleSession { worker: worker.clone(), session })
-        }
-    }
-
-    /// Takes an event that was checked.
-    fn take(&mut self, now: Millis, event: Event, step: &mut Step) {
-        match event {
-            Event::PipelineSubmitted { definition, partitions } => {
-                self.submit(now, *definition, partitions, step);
-            }
-            Event::PartitionsFound { pipeline, topic, count } => {
-                self.add_slots(now, &pipeline, topic, count, &MoveReason::PartitionsAdded);
-            }
-            Event::WorkerRegistered { session, spec, running } => {
-                self.register(now, session, spec, &running, step);
-            }
-            Event::Heartbeat { session, worker, memory_used_bytes, reports } => {
-                self.heard(now, &worker);
-                if let Some(known) = self.workers.get_mut(&worker) {
-                    known.memory_used_bytes = memory_used_bytes;
-                }
-                self.take_reports(now, &worker, session, &reports, step);
-            }
-            Event::SessionLost { session, worker } => self.session_lost(now, &worker, session, step),
-            Event::ProcessGone { worker } => self.process_gone(now, &worker),
-            Event::SlotStopped { worker, slot, epoch, reason, .. } => {
-                self.heard(now, &worker);
-                self.slot_stopped(now, &worker, &slot, epoch, reason);
-            }
-            Event::SlotResumed { slot } => {
-                if let Some(known) = self.slots.get_mut(&slot) {
-                    known.halt = None;
-                    let reason = MoveReason::Operator { what: "resumed".into() };
-                    known.vacancy = Vacancy { reason, since: now, ..known.vacancy.clone() };
-                    self.dirty.insert(slot);
-                    self.place_now = true;
-                }
-            }
-            Event::DeadlineReached => {}
-        }
-    }
-
-    fn heard(&mut self, now: Millis, worker: &WorkerId) {
-        let Some(known) = self.workers.get_mut(worker) else { return };
-        known.last_heard = Some(now);
-        if known.life != Life::Alive {
-            // Frozen, declared dead, thawed.
-            known.life = Life::Alive;
-            known.since = now;
-            self.dirty_workers.insert(worker.clone());
-            self.join(now, worker);
-        }
-    }
-
-    /// Somebody joined: the load is evened out shortly, together with whoever else joins until then.
-    fn join(&mut self, now: Millis, worker: &WorkerId) {
-        self.joined.insert(worker.clone());
-        self.even_out_at.get_or_insert(now.plus(self.settings.settle));
-    }
-
-    fn submit(&mut self, now: Millis, definition: PipelineDefinition, partitions: Vec<u32>, step: &mut Step) {
+    fn add_pipeline(&mut self, definition: PipelineDefinition, partitions: Vec<u32>) {
         let id = definition.id.clone();
-        let before = self.pipelines.get(&id).map(|known| known.partitions.clone());
-        let body = RecordBody::Pipeline(Box::new(definition.clone()));
-        step.writes.push(Write::Put(Record { version: RECORD_VERSION, body }));
-        let known = before.unwrap_or_else(|| vec![0; partitions.len()]);
-        self.pipelines.insert(id.clone(), Pipeline { definition: Arc::new(definition), partitions: known });
-        for (topic, count) in (0..).zip(partitions) {
-            self.add_slots(now, &id, topic, count, &MoveReason::PipelineSubmitted);
+        if self.pipelines.contains_key(&id) {
+            return;
+        }
+        let pipeline = Pipeline { definition: Arc::new(definition), partitions: vec![0; partitions.len()] };
+        self.pipelines.insert(id.clone(), pipeline);
+        self.dirty.insert(Dirty::Pipeline(id.clone()));
+        for (topic, count) in (0u16..).zip(partitions) {
+            self.add_slots(&id, topic, count, &MoveReason::PipelineSubmitted);
         }
     }
 
-    fn add_slots(&mut self, now: Millis, pipeline: &PipelineId, topic: u16, count: u32, reason: &MoveReason) {
-        let Some(known) = self.pipelines.get_mut(pipeline) else { return };
-        let Some(known) = known.partitions.get_mut(usize::from(topic)) else { return };
-        for partition in *known..count {
-            let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-            let id = SlotId { pipeline: pipeline.clone(), topic, partition };
-            self.slots.insert(id.clone(), Slot::new(reason.clone(), now));
-            self.dirty.insert(id);
-            self.place_now = true;
-        }
-        *known = (*known).max(count);
-    }
-
-    fn register(
-        &mut self,
-        now: Millis,
-        session: u64,
-        spec: WorkerSpec,
-        running: &[SlotReport],
-        step: &mut Step,
-    ) {
-        let id = spec.id.clone();
-        let replaced = self.workers.get(&id).is_some_and(|known| known.spec.pid != spec.pid);
-        if replaced && self.workers.get(&id).is_some_and(|known| known.life != Life::Dead) {
-            self.declare_dead(now, &id, LossCause::Replaced);
-        }
-        let known = self.workers.get(&id);
-        if let Some(old) = known.and_then(|known| known.session).filter(|old| *old != session) {
-            step.directives.push(Directive::EndSession { worker: id.clone(), session: old });
-        }
-        let is_dead = known.is_some_and(|known| known.life == Life::Dead);
-        if is_dead || known.is_none_or(|known| known.spec != spec) {
-            self.dirty_workers.insert(id.clone());
-        }
-        // One that comes back with what it had changes nobody's load.
-        let joins = is_dead || known.is_none();
-        let since = known.filter(|known| known.life == Life::Alive).map_or(now, |known| known.since);
-        let memory_used_bytes = known.map_or(0, |known| known.memory_used_bytes);
-        let worker = Worker {
-            session: Some(session),
-            life: Life::Alive,
-            since,
-            last_heard: Some(now),
-            memory_used_bytes,
-            spec,
+    fn add_slots(&mut self, id: &PipelineId, topic: u16, count: u32, reason: &MoveReason) {
+        let Some(known) =
+            self.pipelines.get_mut(id).and_then(|pipeline| pipeline.partitions.get_mut(usize::from(topic)))
+        else {
+            return;
         };
-        self.workers.insert(id.clone(), worker);
-        if joins {
-            self.join(now, &id);
+        let added = *known..count;
+        *known = count;
+        // `check_slot_records` keeps the counts far below Kafka's own type's limit.
+        for partition in added.filter_map(|number| i32::try_from(number).ok()) {
+            let slot = SlotId { pipeline: id.clone(), topic, partition };
+            self.dirty.insert(Dirty::Slots(SlotGroup::of(&slot)));
+            let fresh = Slot::free(SlotRecord::default(), self.now, reason.clone(), false);
+            self.slots.insert(slot, fresh);
+            self.replan = true;
         }
-        // Whatever was sent through an earlier connection may not have arrived.
+    }
+
+    fn resume(&mut self, id: &SlotId) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.halt = None;
+        slot.failures = 0;
+        let (reason, from) = (MoveReason::Operator { what: "resumed".to_owned() }, None);
+        slot.hold = Hold::Free { from, home: None, since: self.now, reason, urgent: true };
+        self.touch(id);
+        self.replan = true;
+    }
+
+    /// What happens by the passing of time alone.
+    fn reach_deadlines(&mut self) {
+        self.bury_the_overdue();
+        self.forget_the_long_dead();
         for slot in self.slots.values_mut() {
-            match &mut slot.holding {
-                Holding::Granted { worker, sent_at } | Holding::Revoking { worker, sent_at, .. }
-                    if *worker == id =>
-                {
-                    *sent_at = None;
-                }
-                _ => {}
+            if slot.retry_at.is_some_and(|at| at <= self.now) {
+                slot.retry_at = None;
+                self.replan = true;
             }
         }
-        self.take_reports(now, &id, session, running, step);
-        self.place_now = true;
+        if self.settle_at.is_some_and(|at| at <= self.now) {
+            self.settle_at = None;
+            self.replan = true;
+        }
     }
 
-    /// The records of everything that changed; slots by whole groups.
-    fn write_dirty(&mut self, step: &mut Step) {
-        for worker in std::mem::take(&mut self.dirty_workers) {
-            if let Some(known) = self.workers.get(&worker) {
-                let body = RecordBody::Worker { spec: known.spec.clone(), dead: known.life == Life::Dead };
-                step.writes.push(Write::Put(Record { version: RECORD_VERSION, body }));
+    /// The slot's record is to be written.
+    pub(crate) fn touch(&mut self, slot: &SlotId) {
+        self.dirty.insert(Dirty::Slots(SlotGroup::of(slot)));
+    }
+
+    fn body_of(&self, dirty: &Dirty) -> Option<RecordBody> {
+        Some(match dirty {
+            Dirty::Pipeline(id) => {
+                RecordBody::Pipeline(Box::new((*self.pipelines.get(id)?.definition).clone()))
             }
-        }
-        let groups: BTreeSet<SlotGroup> = std::mem::take(&mut self.dirty).iter().map(SlotGroup::of).collect();
-        for group in groups {
-            let first = i32::try_from(group.number * SLOTS_PER_RECORD).unwrap_or(i32::MAX);
-            let last = first.saturating_add_unsigned(SLOTS_PER_RECORD);
-            let id = |partition| SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
-            let slots = self
-                .slots
-                .range(id(first)..id(last))
-                .map(|(id, slot)| {
-                    let entry = SlotRecord {
-                        epoch: slot.epoch,
-                        opened: slot.opened,
-                        owner: slot.owner().cloned(),
-                        halt: slot.halt.clone(),
-                    };
-                    (id.partition, entry)
-                })
-                .collect();
-            let body = RecordBody::Slots { group, slots };
-            step.writes.push(Write::Put(Record { version: RECORD_VERSION, body }));
+            Dirty::Worker(id) => {
+                let worker = self.workers.get(id)?;
+                RecordBody::Worker { spec: worker.spec.clone(), dead: worker.life == Life::Dead }
+            }
+            Dirty::Slots(group) => {
+                let (first, last) = group.partitions();
+                let at =
+                    |partition| SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
+                let slots =
+                    self.slots.range(at(first)..=at(last)).map(|(id, slot)| (id.partition, slot.record()));
+                RecordBody::Slots { group: group.clone(), slots: slots.collect() }
+            }
+        })
+    }
+
+    fn take_step(&mut self) -> Step {
+        let writes = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|dirty| match (self.body_of(&dirty), dirty) {
+                (Some(body), _) => Write::Put(Record { version: RECORD_VERSION, body }),
+                (None, Dirty::Pipeline(id)) => Write::Delete(RecordKey::pipeline(&id)),
+                (None, Dirty::Worker(id)) => Write::Delete(RecordKey::worker(&id)),
+                (None, Dirty::Slots(group)) => Write::Delete(RecordKey::slots(&group)),
+            })
+            .collect();
+        Step { writes, directives: std::mem::take(&mut self.directives) }
+    }
+
+    pub(crate) fn revoke_directive(&mut self, worker: &WorkerId, slot: &SlotId, epoch: Epoch) {
+        if let Some(session) = self.workers.get(worker).and_then(Worker::reachable) {
+            let (worker, slot) = (worker.clone(), slot.clone());
+            self.directives.push(Directive::Revoke { worker, session, slot, epoch });
         }
     }
 
-    /// When [`Event::DeadlineReached`] is due at the latest: at least once a heartbeat, so that a longer silence
-    /// shows that the master itself was away.
-    pub fn next_deadline(&self) -> Option<Millis> {
-        let tick = self.last_apply.plus(self.settings.heartbeat);
-        [Some(tick), self.next_death(), self.next_retry(), self.even_out_at].into_iter().flatten().min()
-    }
-}
-
-fn check_epochs(worker: &WorkerId, reports: &[SlotReport]) -> Result<(), Rejection> {
-    match reports.iter().find(|report| report.epoch > MOST_EPOCH) {
-        None => Ok(()),
-        Some(report) => Err(Rejection::Epoch {
+    pub(crate) fn grant_directive(&mut self, worker: &WorkerId, slot: &SlotId) {
+        let (Some(session), Some(pipeline), Some(known)) = (
+            self.workers.get(worker).and_then(Worker::reachable),
+            self.pipelines.get(&slot.pipeline),
+            self.slots.get(slot),
+        ) else {
+            return;
+        };
+        self.directives.push(Directive::Grant {
             worker: worker.clone(),
-            slot: report.slot.clone(),
-            epoch: report.epoch,
-            most: MOST_EPOCH,
-        }),
+            session,
+            slot: slot.clone(),
+            epoch: known.epoch,
+            opened: known.opened,
+            definition: Arc::clone(&pipeline.definition),
+        });
     }
 }
 
-/// Versions of one series understand each other: they differ only in the last number.
-fn series(version: &str) -> Option<&str> {
-    version.rsplit_once('.').map(|(series, _)| series)
+/// Records that a topic with `partitions` takes.
+fn records_for(partitions: u32) -> usize {
+    partitions.div_ceil(SLOTS_PER_RECORD) as usize
 }

@@ -1,302 +1,215 @@
-//! Slots: who is granted what, and making what is observed agree with it.
+//! A slot's way: Free -> Granted(owner, epoch) -> Revoking -> Free. Who should own it is `rebalance`'s answer; what
+//! a worker's word about its end means is decided here.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use millrace_types::{Epoch, Millis, SlotId, SlotPhase, SlotReport, StopReason, WorkerId};
+use millrace_types::{Epoch, Halt, HaltKind, Millis, SlotId, StopReason, WorkerId};
 
 use crate::coordinator::Coordinator;
-use crate::event::{Directive, Step};
 use crate::history::{Move, MoveReason};
 use crate::rebalance::{Assignment, Demand, Offer, rebalance};
-use crate::state::{Holding, Life, Vacancy};
+use crate::state::{Hold, LARGEST_EPOCH, Life, Resend, Slot};
 
-/// A grant or revoke that a worker does not show after this many heartbeats was lost and is sent again.
-const RESEND_AFTER: u64 = 2;
+/// Stops in a row after which a slot looks for another worker.
+const FAILURES_TO_AVOID: u32 = 2;
+/// Longest text of a halt that is kept: it stands in the slot's record.
+const LONGEST_DETAIL: usize = 1_000;
 
 impl Coordinator {
-    /// Compares what a worker runs with what it was granted, and repairs the difference.
-    pub(crate) fn take_reports(
-        &mut self,
-        now: Millis,
-        worker: &WorkerId,
-        session: u64,
-        reports: &[SlotReport],
-        step: &mut Step,
-    ) {
-        let mut seen = BTreeSet::new();
-        for report in reports {
-            seen.insert(report.slot.clone());
-            self.take_report(now, worker, session, report, step);
-        }
-        self.repair_missing(now, worker, session, &seen, step);
-    }
-
-    fn take_report(
-        &mut self,
-        now: Millis,
-        worker: &WorkerId,
-        session: u64,
-        report: &SlotReport,
-        step: &mut Step,
-    ) {
-        let resend_before = self.resend_before(now);
-        let revoke = |epoch: Epoch| Directive::Revoke {
-            worker: worker.clone(),
-            session,
-            slot: report.slot.clone(),
-            epoch,
-        };
-        let Some(slot) = self.slots.get_mut(&report.slot) else {
-            step.directives.push(revoke(report.epoch));
-            return;
-        };
-        let current = report.epoch == slot.epoch;
-        match &mut slot.holding {
-            Holding::Granted { worker: owner, .. } if owner == worker && current => {}
-            // An older grant to the same worker: the newer one, on its way or sent again, replaces it.
-            Holding::Granted { worker: owner, .. } if owner == worker && report.epoch < slot.epoch => return,
-            Holding::Revoking { worker: owner, sent_at, .. } if owner == worker && current => {
-                if report.phase != SlotPhase::Revoking && sent_at.is_none_or(|sent| sent <= resend_before) {
-                    *sent_at = Some(now);
-                    step.directives.push(revoke(report.epoch));
-                }
-            }
-            // It was declared dead, and nobody was granted the slot since: it is still the owner for Kafka.
-            Holding::Free if current && slot.halt.is_none() && report.phase != SlotPhase::Revoking => {
-                slot.holding = Holding::Granted { worker: worker.clone(), sent_at: Some(now) };
-                self.dirty.insert(report.slot.clone());
-            }
-            _ => {
-                step.directives.push(revoke(report.epoch));
-                return;
-            }
-        }
-        let first = slot.report.is_none();
-        slot.report = Some(report.clone());
-        slot.last_report = Some(report.clone());
-        if report.phase == SlotPhase::Running {
-            let since = *slot.running_since.get_or_insert(now);
-            if now.since(since) >= Millis(self.settings.longest_retry.0 * 2) {
-                slot.failures = 0;
-            }
-            slot.failed_on = None;
-            if !slot.opened {
-                slot.opened = true;
-                self.dirty.insert(report.slot.clone());
-            }
-            self.history.running(&report.slot, report.epoch, now);
-            // While it was being opened it could not be moved; now what is uneven can be evened out.
-            if first || since == now {
-                self.even_out_at.get_or_insert(now.plus(self.settings.settle));
-            }
-        }
-        if let Some(at_ms) = report.metrics.last_commit_at_ms {
-            self.history.committed(&report.slot, report.epoch, at_ms);
-        }
-    }
-
-    /// What the worker should run and does not show.
-    fn repair_missing(
-        &mut self,
-        now: Millis,
-        worker: &WorkerId,
-        session: u64,
-        seen: &BTreeSet<SlotId>,
-        step: &mut Step,
-    ) {
-        let resend_before = self.resend_before(now);
-        for (id, slot) in &mut self.slots {
-            if slot.owner() != Some(worker) || seen.contains(id) {
-                continue;
-            }
-            match &mut slot.holding {
-                Holding::Granted { sent_at, .. } if sent_at.is_none_or(|sent| sent <= resend_before) => {
-                    if let Some(pipeline) = self.pipelines.get(&id.pipeline) {
-                        *sent_at = Some(now);
-                        step.directives.push(Directive::Grant {
-                            worker: worker.clone(),
-                            session,
-                            slot: id.clone(),
-                            epoch: slot.epoch,
-                            opened: slot.opened,
-                            definition: Arc::clone(&pipeline.definition),
-                        });
-                    }
-                }
-                // It stopped, and the word of it was lost.
-                Holding::Revoking { sent_at, .. } if sent_at.is_none_or(|sent| sent <= resend_before) => {
-                    let reason = slot.vacancy.reason.clone();
-                    slot.vacate(reason, now);
-                    self.dirty.insert(id.clone());
-                    self.place_now = true;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn resend_before(&self, now: Millis) -> Millis {
-        Millis(now.0.saturating_sub(self.settings.heartbeat.0 * RESEND_AFTER))
-    }
-
-    pub(crate) fn slot_stopped(
-        &mut self,
-        now: Millis,
-        worker: &WorkerId,
-        id: &SlotId,
-        epoch: Epoch,
-        reason: StopReason,
-    ) {
+    /// A slot ended on its worker. Of no meaning when it is not the worker's current grant.
+    pub(crate) fn slot_stopped(&mut self, worker: &WorkerId, id: &SlotId, epoch: Epoch, reason: StopReason) {
+        let (now, settings) = (self.now, self.settings.clone());
         let Some(slot) = self.slots.get_mut(id) else { return };
-        if slot.owner() != Some(worker) || slot.epoch != epoch {
+        if slot.owner() != Some(worker) || epoch < slot.epoch || epoch > LARGEST_EPOCH {
             return;
         }
-        let stopped = |why: &str| MoveReason::SlotStopped { worker: worker.clone(), why: why.to_owned() };
-        let why = match reason {
-            StopReason::Revoked if matches!(slot.holding, Holding::Revoking { .. }) => {
-                slot.vacancy.reason.clone()
+        // A higher one is a grant that the store forgot: see `reports`.
+        slot.epoch = epoch;
+        let mut next_reason = MoveReason::SlotStopped { worker: worker.clone(), why: describe(&reason) };
+        let (mut home, mut since, mut planned) = (Some(worker.clone()), now, false);
+        if let Hold::Revoking { to, since: asked_at, reason, .. } = &slot.hold {
+            (home, since, planned) = (Some(to.clone()), *asked_at, true);
+            next_reason = reason.clone();
+        }
+        let failed = matches!(reason, StopReason::Failed { .. });
+        match reason {
+            StopReason::Halted(halt) => slot.halt = Some(shortened(halt)),
+            StopReason::EpochBehind { recorded } if recorded >= LARGEST_EPOCH => {
+                let detail = format!(
+                    "the slot's record in Kafka holds epoch {recorded}, beyond {LARGEST_EPOCH}: no grant can be \
+                     above it; correct the committed offset's metadata of {id}, then resume the slot"
+                );
+                slot.halt = Some(Halt { kind: HaltKind::RecordDamaged, detail });
             }
-            StopReason::Revoked => stopped("given up"),
-            StopReason::Fenced => stopped("fenced by another owner"),
-            StopReason::EpochBehind { recorded } => {
-                slot.epoch = slot.epoch.max(recorded);
-                // The record exists, so the slot was opened, whatever the lost store said.
-                slot.opened = true;
-                stopped(&format!("its record carries epoch {recorded}"))
+            StopReason::EpochBehind { recorded } => slot.epoch = slot.epoch.max(recorded),
+            StopReason::Revoked | StopReason::Fenced | StopReason::Failed { .. } => {}
+        }
+        if !planned && slot.halt.is_none() {
+            slot.note_failure(now, failed, settings.first_retry, settings.longest_retry);
+            if slot.failures >= FAILURES_TO_AVOID {
+                slot.avoid = Some(worker.clone());
             }
-            StopReason::Halted(halt) => {
-                let why = stopped(&format!("halted: {}", halt.detail));
-                slot.halt = Some(halt);
-                why
-            }
-            StopReason::Failed { detail } => {
-                let (first, longest) = (self.settings.first_retry.0, self.settings.longest_retry.0);
-                let wait = first.saturating_mul(1 << slot.failures.min(20)).min(longest);
-                slot.failures = slot.failures.saturating_add(1);
-                slot.retry_at = Some(now.plus(Millis(wait)));
-                slot.failed_on = Some((worker.clone(), detail.clone()));
-                stopped(&detail)
-            }
-        };
-        slot.vacate(why, now);
-        self.dirty.insert(id.clone());
-        self.place_now = true;
+        }
+        slot.hold = Hold::Free { from: Some(worker.clone()), home, since, reason: next_reason, urgent: true };
+        self.touch(id);
+        self.replan = true;
     }
 
-    /// Grants free slots, and when `even_out` takes slots back that belong elsewhere.
-    pub(crate) fn place(&mut self, now: Millis, even_out: bool, step: &mut Step) {
-        let mut demand = Demand::default();
-        for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.life != Life::Dead) {
-            let offer = Offer {
-                cores: worker.spec.cores,
-                max_slots: worker.spec.max_slots,
-                unreachable: !worker.can_be_told(),
-            };
-            demand.workers.insert(id.clone(), offer);
+    /// Grants free slots and begins planned moves, as `rebalance` says. While joins are gathered, only slots that
+    /// ran a moment ago are granted.
+    pub(crate) fn assign(&mut self) {
+        if !std::mem::take(&mut self.replan) {
+            return;
         }
-        let mut previous = Assignment::default();
-        let mut pinned = BTreeSet::new();
+        let settled = self.settle_at.is_none();
+        let target = rebalance(&self.demand(), &self.intended());
+        let mut to_grant = Vec::new();
+        let mut to_revoke = Vec::new();
+        for (id, slot) in &mut self.slots {
+            let Some(wanted) = target.owners.get(id) else { continue };
+            match &mut slot.hold {
+                Hold::Free { urgent, .. } if slot.retry_at.is_none() && (settled || *urgent) => {
+                    to_grant.push((id.clone(), wanted.clone()));
+                }
+                Hold::Granted { owner, .. } if settled && owner != wanted => {
+                    to_revoke.push((id.clone(), wanted.clone()));
+                }
+                Hold::Revoking { to, .. } => *to = wanted.clone(),
+                Hold::Free { .. } | Hold::Granted { .. } => {}
+            }
+        }
+        for (id, to) in to_revoke {
+            self.begin_move(&id, to);
+        }
+        let mut held = self.held_slots();
+        for (id, to) in to_grant {
+            let Some(worker) = self.workers.get(&to) else { continue };
+            let held = held.entry(to.clone()).or_insert(0);
+            // Whoever is still giving slots up gets its next one when they are gone: see `slot_stopped`.
+            if *held < u64::from(worker.spec.max_slots) {
+                *held += 1;
+                self.grant(&id, &to);
+            }
+        }
+        if settled {
+            for worker in self.workers.values_mut() {
+                worker.joined = false;
+            }
+        }
+    }
+
+    /// How many slots each worker holds in memory: granted ones and those that it is giving up.
+    pub(crate) fn held_slots(&self) -> BTreeMap<WorkerId, u64> {
+        let mut held = BTreeMap::new();
+        for owner in self.slots.values().filter_map(Slot::owner) {
+            *held.entry(owner.clone()).or_insert(0) += 1;
+        }
+        held
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        let offers =
+            self.workers.iter().filter(|(_, worker)| worker.life != Life::Dead).map(|(id, worker)| {
+                let unreachable = !self.takes_slots(worker);
+                let offer = Offer { cores: worker.spec.cores, max_slots: worker.spec.max_slots, unreachable };
+                (id.clone(), offer)
+            });
+        let wanted = self.slots.iter().filter(|(_, slot)| slot.halt.is_none());
+        Demand {
+            workers: offers.collect(),
+            slots: wanted.map(|(id, slot)| (id.clone(), slot.avoid.clone())).collect(),
+        }
+    }
+
+    /// Who has each slot, or is about to. A free slot waits for no worker that can't take it.
+    fn intended(&self) -> Assignment {
+        let mut owners = BTreeMap::new();
         for (id, slot) in &self.slots {
-            if slot.halt.is_some() {
-                continue;
-            }
-            match &slot.holding {
-                Holding::Free if slot.retry_at.is_some() => continue,
-                Holding::Free => {}
-                Holding::Granted { worker, .. } => {
-                    let running =
-                        slot.report.as_ref().is_some_and(|report| report.phase == SlotPhase::Running);
-                    if !even_out || !running {
-                        pinned.insert(id.clone());
-                    }
-                    previous.owners.insert(id.clone(), worker.clone());
-                }
-                Holding::Revoking { target, .. } => {
-                    pinned.insert(id.clone());
-                    previous.owners.insert(id.clone(), target.clone());
-                }
-            }
-            let avoid = slot.failed_on.as_ref().map(|(worker, _)| worker.clone());
-            demand.slots.insert(id.clone(), avoid);
-        }
-        demand.pinned = pinned;
-        let joined = if even_out { std::mem::take(&mut self.joined) } else { BTreeSet::new() };
-        for (id, target) in rebalance(&demand, &previous).owners {
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
-            match &mut slot.holding {
-                Holding::Free => self.grant(now, &id, target, step),
-                Holding::Granted { worker, .. } if *worker != target => {
-                    let owner = worker.clone();
-                    let session = self.workers.get(&owner).and_then(|owner| owner.session);
-                    let reason = if joined.contains(&target) {
-                        MoveReason::WorkerJoined { worker: target.clone() }
-                    } else {
-                        MoveReason::Uneven
-                    };
-                    slot.vacancy = Vacancy { from: Some(owner.clone()), reason, since: now };
-                    slot.holding =
-                        Holding::Revoking { worker: owner.clone(), sent_at: session.map(|_| now), target };
-                    if let Some(session) = session {
-                        step.directives.push(Directive::Revoke {
-                            worker: owner,
-                            session,
-                            slot: id.clone(),
-                            epoch: slot.epoch,
-                        });
-                    }
-                }
-                Holding::Granted { .. } => {}
-                Holding::Revoking { target: planned, .. } => *planned = target,
+            let owner = match &slot.hold {
+                Hold::Free { home, .. } => home
+                    .as_ref()
+                    .filter(|home| self.workers.get(*home).is_some_and(|worker| self.takes_slots(worker))),
+                Hold::Granted { owner, .. } => Some(owner),
+                Hold::Revoking { to, .. } => Some(to),
+            };
+            if let Some(owner) = owner {
+                owners.insert(id.clone(), owner.clone());
             }
         }
+        Assignment { owners }
     }
 
-    fn grant(&mut self, now: Millis, id: &SlotId, worker: WorkerId, step: &mut Step) {
-        let (Some(slot), Some(pipeline)) = (self.slots.get_mut(id), self.pipelines.get(&id.pipeline)) else {
+    fn begin_move(&mut self, id: &SlotId, to: WorkerId) {
+        let resend = Resend::after(self.now, self.settings.heartbeat);
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Hold::Granted { owner, .. } = &slot.hold else { return };
+        let owner = owner.clone();
+        let epoch = slot.epoch;
+        let reason = if self.workers.get(&to).is_some_and(|worker| worker.joined) {
+            MoveReason::WorkerJoined { worker: to.clone() }
+        } else {
+            MoveReason::Uneven
+        };
+        slot.hold = Hold::Revoking { owner: owner.clone(), to, since: self.now, reason, resend };
+        self.revoke_directive(&owner, id, epoch);
+    }
+
+    fn grant(&mut self, id: &SlotId, to: &WorkerId) {
+        let resend = Resend::after(self.now, self.settings.heartbeat);
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let granted = Hold::Granted { owner: to.clone(), resend };
+        let Hold::Free { from, since, reason, .. } = std::mem::replace(&mut slot.hold, granted) else {
             return;
         };
-        let session = self.workers.get(&worker).and_then(|worker| worker.session);
         slot.epoch = slot.epoch.next();
-        slot.retry_at = None;
-        slot.report = None;
-        slot.running_since = None;
-        slot.holding = Holding::Granted { worker: worker.clone(), sent_at: session.map(|_| now) };
-        self.dirty.insert(id.clone());
+        let epoch = slot.epoch;
         self.history.moved(Move {
             slot: id.clone(),
-            from: slot.vacancy.from.clone(),
-            to: worker.clone(),
-            epoch: slot.epoch,
-            reason: slot.vacancy.reason.clone(),
-            begun_at: slot.vacancy.since,
-            granted_at: now,
+            from,
+            to: to.clone(),
+            epoch,
+            reason,
+            begun_at: since,
+            granted_at: self.now,
             running_at: None,
         });
-        if let Some(session) = session {
-            step.directives.push(Directive::Grant {
-                worker,
-                session,
-                slot: id.clone(),
-                epoch: slot.epoch,
-                opened: slot.opened,
-                definition: Arc::clone(&pipeline.definition),
-            });
-        }
+        self.touch(id);
+        self.grant_directive(to, id);
     }
+}
 
-    /// Slots whose wait after a failure is over may be granted again.
-    pub(crate) fn end_retries(&mut self, now: Millis) {
-        for slot in self.slots.values_mut() {
-            if slot.retry_at.is_some_and(|retry| retry <= now) {
-                slot.retry_at = None;
-                self.place_now = true;
-            }
+impl Slot {
+    /// Counts an unasked stop and sets when the slot may be granted again: at once after the first one, unless it
+    /// `failed`; later after waits that double.
+    fn note_failure(&mut self, now: Millis, failed: bool, first: Millis, longest: Millis) {
+        if now.since(self.last_failure).0 > longest.0.saturating_mul(2) {
+            self.failures = 0;
         }
+        let doublings = if failed { Some(self.failures) } else { self.failures.checked_sub(1) };
+        self.failures = self.failures.saturating_add(1);
+        self.last_failure = now;
+        self.retry_at = doublings.map(|doublings| {
+            let factor = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
+            now.plus(Millis(first.0.saturating_mul(factor).min(longest.0)))
+        });
     }
+}
 
-    /// When a slot that failed may be granted again.
-    pub(crate) fn next_retry(&self) -> Option<Millis> {
-        self.slots.values().filter_map(|slot| slot.retry_at).min()
+fn describe(reason: &StopReason) -> String {
+    match reason {
+        StopReason::Revoked => "given up unasked".to_owned(),
+        StopReason::Fenced => "fenced by another owner".to_owned(),
+        StopReason::EpochBehind { recorded } => format!("its record holds epoch {recorded} already"),
+        StopReason::Halted(halt) => format!("halted: {}", halt.detail),
+        StopReason::Failed { detail } => format!("failed: {detail}"),
     }
+}
+
+fn shortened(mut halt: Halt) -> Halt {
+    if halt.detail.len() > LONGEST_DETAIL {
+        let end = (0..=LONGEST_DETAIL).rev().find(|at| halt.detail.is_char_boundary(*at)).unwrap_or(0);
+        halt.detail.truncate(end);
+        halt.detail.push('…');
+    }
+    halt
 }

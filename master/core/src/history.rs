@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 
-use millrace_types::{Epoch, Millis, SlotId, WorkerId};
+use millrace_types::{Epoch, Millis, SlotId, SlotPhase, SlotReport, WorkerId};
 use serde::Serialize;
-
-use crate::Settings;
 
 /// Why a slot got a new owner or a new epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,70 +94,76 @@ pub struct Regrant {
     pub first_commit_at_ms: Option<u64>,
 }
 
-/// Bounded memory of both.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// The latest moves and losses, bounded.
+#[derive(Debug)]
 pub(crate) struct History {
-    pub(crate) moves: VecDeque<Move>,
-    pub(crate) losses: VecDeque<Loss>,
+    moves: VecDeque<Move>,
+    losses: VecDeque<Loss>,
     moves_kept: usize,
     losses_kept: usize,
 }
 
 impl History {
-    pub(crate) fn new(settings: &Settings) -> Self {
-        Self { moves_kept: settings.moves_kept, losses_kept: settings.losses_kept, ..Self::default() }
+    pub(crate) fn new(moves_kept: usize, losses_kept: usize) -> Self {
+        Self { moves: VecDeque::new(), losses: VecDeque::new(), moves_kept, losses_kept }
     }
 
-    pub(crate) fn moved(&mut self, entry: Move) {
-        for loss in &mut self.losses {
-            let Some(lost) =
-                loss.slots.iter_mut().find(|lost| lost.slot == entry.slot && lost.regrant.is_none())
-            else {
-                continue;
-            };
-            lost.regrant = Some(Regrant {
-                worker: entry.to.clone(),
-                epoch: entry.epoch,
-                granted_at: entry.granted_at,
-                first_commit_at_ms: None,
-            });
-            if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
-                loss.reassigned_at = Some(entry.granted_at);
-            }
-        }
-        self.moves.push_back(entry);
-        while self.moves.len() > self.moves_kept {
-            self.moves.pop_front();
-        }
+    pub(crate) fn moves(&self) -> Vec<Move> {
+        self.moves.iter().cloned().collect()
+    }
+
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        self.losses.iter().cloned().collect()
     }
 
     pub(crate) fn lost(&mut self, loss: Loss) {
         self.losses.push_back(loss);
-        while self.losses.len() > self.losses_kept {
+        if self.losses.len() > self.losses_kept {
             self.losses.pop_front();
         }
     }
 
-    /// A report showed the slot running at `epoch`.
-    pub(crate) fn running(&mut self, slot: &SlotId, epoch: Epoch, at: Millis) {
-        let found = self.moves.iter_mut().rev().find(|entry| entry.slot == *slot && entry.epoch == epoch);
-        if let Some(entry) = found {
-            entry.running_at.get_or_insert(at);
+    pub(crate) fn moved(&mut self, moved: Move) {
+        self.owned_again(&moved.slot, &moved.to, moved.epoch, moved.granted_at);
+        self.moves.push_back(moved);
+        if self.moves.len() > self.moves_kept {
+            self.moves.pop_front();
         }
     }
 
-    /// The owner at `epoch` committed a transaction that moved a cursor, at `at_ms` by its clock.
-    pub(crate) fn committed(&mut self, slot: &SlotId, epoch: Epoch, at_ms: u64) {
-        for regrant in self
-            .losses
-            .iter_mut()
-            .flat_map(|loss| &mut loss.slots)
-            .filter(|lost| lost.slot == *slot)
-            .filter_map(|lost| lost.regrant.as_mut())
-            // The first new owner may itself be lost before it commits.
-            .filter(|regrant| regrant.epoch <= epoch)
+    /// The slot has an owner again, by a grant or because its lost owner came back with it.
+    pub(crate) fn owned_again(&mut self, slot: &SlotId, worker: &WorkerId, epoch: Epoch, now: Millis) {
+        for loss in &mut self.losses {
+            for lost in &mut loss.slots {
+                if lost.slot == *slot && lost.regrant.is_none() {
+                    let worker = worker.clone();
+                    lost.regrant = Some(Regrant { worker, epoch, granted_at: now, first_commit_at_ms: None });
+                }
+            }
+            if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
+                loss.reassigned_at.get_or_insert(now);
+            }
+        }
+    }
+
+    /// A report of the slot's current grant.
+    pub(crate) fn reported(&mut self, report: &SlotReport, now: Millis) {
+        if report.phase == SlotPhase::Running
+            && let Some(moved) = self
+                .moves
+                .iter_mut()
+                .rev()
+                .find(|moved| moved.slot == report.slot && moved.epoch == report.epoch)
         {
-            regrant.first_commit_at_ms.get_or_insert(at_ms);
+            moved.running_at.get_or_insert(now);
+        }
+        let Some(committed) = report.metrics.last_commit_at_ms else { return };
+        for lost in self.losses.iter_mut().flat_map(|loss| &mut loss.slots) {
+            if lost.slot == report.slot
+                && let Some(regrant) = lost.regrant.as_mut().filter(|regrant| regrant.epoch == report.epoch)
+            {
+                regrant.first_commit_at_ms.get_or_insert(committed);
+            }
         }
     }
 }

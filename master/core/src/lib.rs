@@ -10,6 +10,8 @@ mod history;
 mod liveness;
 mod rebalance;
 mod record;
+mod reports;
+mod restore;
 mod settings;
 mod state;
 mod view;

@@ -1,138 +1,204 @@
-//! Who is alive: a dropped session makes a worker suspect, silence makes it dead, and a master that was itself away
-//! blames nobody for it.
+//! Who is alive: registrations, lost sessions, silence. A dead worker's slots become free at once, since Kafka
+//! fences whoever still holds one: too early a verdict costs a pause and never correctness.
 
-use millrace_types::{Millis, WorkerId};
+use millrace_types::{Millis, SlotReport, VERSION, WorkerId, WorkerSpec};
 
-use crate::coordinator::Coordinator;
-use crate::event::{Directive, Event, Step, Write};
+use crate::coordinator::{Coordinator, Dirty};
 use crate::history::{Loss, LossCause, LostSlot, MoveReason};
-use crate::record::RecordKey;
-use crate::state::{Holding, Life};
+use crate::state::{Hold, Life, Worker};
+use crate::{Directive, Rejection};
 
-/// Ticks that may be missed before the master takes itself for the one that was away.
-const MISSED_TICKS: u64 = 3;
+/// Most workers declared dead, and most forgotten, in one step: its writes are bounded. The rest is due at once.
+const WORKERS_PER_STEP: usize = 8;
 
 impl Coordinator {
-    /// After a pause of the master itself (frozen, or a machine asleep) the workers' heartbeats lie unread: every
-    /// worker gets its time anew, counted from now.
-    pub(crate) fn forgive_own_absence(&mut self, now: Millis, event: &Event) {
-        let away = now.since(self.last_apply) > Millis(self.settings.heartbeat.0 * MISSED_TICKS);
-        if !away || matches!(event, Event::ProcessGone { .. }) {
-            return;
+    pub(crate) fn check_registration(&self, spec: &WorkerSpec) -> Result<(), Rejection> {
+        let offer =
+            |key, expected| Err(Rejection::Offer { worker: spec.id.clone(), key, value: 0, expected });
+        if spec.cores == 0 {
+            return offer("cores", "at least 1");
         }
-        let (grace, lease) = (self.settings.grace, self.settings.lease);
-        for worker in self.workers.values_mut() {
-            match &mut worker.life {
-                Life::Alive => worker.last_heard = Some(now),
-                Life::Suspect { until } => *until = (*until).max(now.plus(grace)),
-                Life::Unknown { until } => *until = (*until).max(now.plus(lease)),
-                Life::Dead => {}
+        if spec.max_slots == 0 {
+            return offer("max_slots", "at least 1: give the worker more memory");
+        }
+        if release_line(&spec.version).is_none() || release_line(&spec.version) != release_line(VERSION) {
+            let (worker, version) = (spec.id.clone(), spec.version.clone());
+            return Err(Rejection::Version { worker, version, master: VERSION });
+        }
+        match self.workers.get(&spec.id) {
+            Some(known) if known.life == Life::Alive && known.spec.pid != spec.pid => {
+                let (worker, registered_pid) = (spec.id.clone(), known.spec.pid);
+                Err(Rejection::IdTaken { worker, registered_pid, pid: spec.pid })
             }
+            _ => Ok(()),
         }
     }
 
-    pub(crate) fn session_lost(&mut self, now: Millis, worker: &WorkerId, session: u64, step: &mut Step) {
-        let Some(known) = self.workers.get_mut(worker).filter(|known| known.session == Some(session)) else {
+    pub(crate) fn register(&mut self, session: u64, spec: WorkerSpec, running: &[SlotReport]) {
+        let id = spec.id.clone();
+        if let Some(known) = self.workers.get(&id)
+            && known.life != Life::Dead
+            && known.spec.pid != spec.pid
+        {
+            self.bury(&id, LossCause::Replaced);
+        }
+        let before = self.workers.remove(&id);
+        if let Some(old) = before.as_ref().and_then(|known| known.session).filter(|old| *old != session) {
+            self.directives.push(Directive::EndSession { worker: id.clone(), session: old });
+        }
+        let stored = before.as_ref().is_some_and(|known| known.life != Life::Dead && known.spec == spec);
+        if !stored {
+            self.dirty.insert(Dirty::Worker(id.clone()));
+        }
+        let mut worker = Worker {
+            spec,
+            life: Life::Alive,
+            since: self.now,
+            session: Some(session),
+            last_heard: Some(self.now),
+            memory_used_bytes: 0,
+            joined: true,
+        };
+        match before {
+            Some(known) if known.life != Life::Dead => {
+                worker.joined = known.joined;
+                worker.memory_used_bytes = known.memory_used_bytes;
+                if known.life == Life::Alive {
+                    worker.since = known.since;
+                }
+            }
+            _ => self.settle(),
+        }
+        self.workers.insert(id.clone(), worker);
+        self.replan = true;
+        self.compare(&id, running, true);
+    }
+
+    /// A message of its current session came. A worker that was silent for too long and thawed is alive again.
+    pub(crate) fn hear(&mut self, id: &WorkerId, memory_used_bytes: u64) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        worker.last_heard = Some(self.now);
+        worker.memory_used_bytes = memory_used_bytes;
+        if worker.life != Life::Alive {
+            worker.life = Life::Alive;
+            worker.since = self.now;
+            worker.joined = true;
+            self.dirty.insert(Dirty::Worker(id.clone()));
+            self.replan = true;
+            self.settle();
+        }
+    }
+
+    pub(crate) fn lose_session(&mut self, session: u64, id: &WorkerId) {
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.session == Some(session)) else {
             return;
         };
-        known.session = None;
-        if known.life == Life::Alive {
-            known.life = Life::Suspect { until: now.plus(self.settings.grace) };
-            known.since = now;
-            step.directives.push(Directive::Probe {
-                worker: worker.clone(),
-                host: known.spec.host.clone(),
-                port: known.spec.port,
-            });
+        worker.session = None;
+        if worker.life != Life::Alive {
+            return;
+        }
+        worker.life = Life::Suspect { until: self.now.plus(self.settings.grace) };
+        worker.since = self.now;
+        self.replan = true;
+        let (host, port) = (worker.spec.host.clone(), worker.spec.port);
+        self.directives.push(Directive::Probe { worker: id.clone(), host, port });
+    }
+
+    /// A worker that has a session again by now is a new answer to an old question: it stays.
+    pub(crate) fn lose_process(&mut self, id: &WorkerId) {
+        let life = self.workers.get(id).map(|worker| worker.life);
+        if matches!(life, Some(Life::Suspect { .. } | Life::Unknown { .. })) {
+            self.bury(id, LossCause::ProcessGone);
         }
     }
 
-    pub(crate) fn process_gone(&mut self, now: Millis, worker: &WorkerId) {
-        // One that has come back meanwhile is not suspect any more.
-        let away = self
-            .workers
-            .get(worker)
-            .is_some_and(|known| matches!(known.life, Life::Suspect { .. } | Life::Unknown { .. }));
-        if away {
-            self.declare_dead(now, worker, LossCause::ProcessGone);
+    /// When time alone changes the worker's state.
+    pub(crate) fn deadline_of(&self, worker: &Worker) -> Millis {
+        let last_sign = worker.last_heard.unwrap_or(worker.since);
+        match worker.life {
+            Life::Alive => last_sign.plus(self.settings.lease).max(self.patience_until),
+            Life::Suspect { until } | Life::Unknown { until } => until.max(self.patience_until),
+            Life::Dead => worker.since.plus(self.settings.dead_worker_retention),
         }
     }
 
-    /// Declares those dead whose time is over, and forgets those that were dead for long.
-    pub(crate) fn check_lives(&mut self, now: Millis, step: &mut Step) {
-        let lease = self.settings.lease;
-        let lost: Vec<(WorkerId, LossCause)> = self
-            .workers
+    fn overdue(&self, dead: bool) -> Vec<(WorkerId, Life)> {
+        self.workers
             .iter()
-            .filter_map(|(id, worker)| {
-                let cause = match worker.life {
-                    Life::Alive => {
-                        let heard = worker.last_heard.unwrap_or(worker.since);
-                        (now.since(heard) >= lease).then_some(LossCause::Silent)
-                    }
-                    Life::Suspect { until } => (now >= until).then_some(LossCause::SessionDropped),
-                    Life::Unknown { until } => (now >= until).then_some(LossCause::Silent),
-                    Life::Dead => None,
-                };
-                Some((id.clone(), cause?))
-            })
-            .collect();
-        for (worker, cause) in lost {
-            self.declare_dead(now, &worker, cause);
-        }
-        let retention = self.settings.dead_worker_retention;
-        let forgotten: Vec<WorkerId> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.life == Life::Dead && now.since(worker.since) >= retention)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for worker in forgotten {
-            self.workers.remove(&worker);
-            step.writes.push(Write::Delete(RecordKey::worker(&worker)));
+            .filter(|(_, worker)| (worker.life == Life::Dead) == dead && self.deadline_of(worker) <= self.now)
+            .map(|(id, worker)| (id.clone(), worker.life))
+            .take(WORKERS_PER_STEP)
+            .collect()
+    }
+
+    pub(crate) fn bury_the_overdue(&mut self) {
+        for (id, life) in self.overdue(false) {
+            let cause = if matches!(life, Life::Suspect { .. }) {
+                LossCause::SessionDropped
+            } else {
+                LossCause::Silent
+            };
+            self.bury(&id, cause);
         }
     }
 
-    pub(crate) fn declare_dead(&mut self, now: Millis, worker: &WorkerId, cause: LossCause) {
-        let Some(known) = self.workers.get_mut(worker) else { return };
-        known.life = Life::Dead;
-        known.since = now;
-        known.memory_used_bytes = 0;
-        let last_heard_at = known.last_heard;
-        self.dirty_workers.insert(worker.clone());
-        let mut lost = Vec::new();
-        for (id, slot) in &mut self.slots {
-            if slot.owner() == Some(worker) {
-                slot.vacate(MoveReason::WorkerLost { worker: worker.clone(), cause }, now);
-                self.dirty.insert(id.clone());
-                lost.push(LostSlot { slot: id.clone(), epoch: slot.epoch, regrant: None });
-            } else if let Holding::Revoking { worker: owner, target, .. } = &mut slot.holding
-                && target == worker
-            {
-                // On its way to the lost one: where it goes instead is seen when it is free.
-                *target = owner.clone();
+    pub(crate) fn forget_the_long_dead(&mut self) {
+        for (id, _) in self.overdue(true) {
+            if let Some(Worker { session: Some(session), .. }) = self.workers.remove(&id) {
+                self.directives.push(Directive::EndSession { worker: id.clone(), session });
             }
+            self.dirty.insert(Dirty::Worker(id));
         }
+    }
+
+    /// The worker is dead; its slots are free.
+    fn bury(&mut self, id: &WorkerId, cause: LossCause) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        worker.life = Life::Dead;
+        worker.since = self.now;
+        let last_heard_at = worker.last_heard;
+        self.dirty.insert(Dirty::Worker(id.clone()));
+        let mut lost = Vec::new();
+        for (slot_id, slot) in &mut self.slots {
+            if slot.owner() != Some(id) {
+                continue;
+            }
+            lost.push(LostSlot { slot: slot_id.clone(), epoch: slot.epoch, regrant: None });
+            let home = match &slot.hold {
+                Hold::Revoking { to, .. } => Some(to.clone()),
+                Hold::Granted { .. } | Hold::Free { .. } => None,
+            };
+            let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
+            slot.hold = Hold::Free { from: Some(id.clone()), home, since: self.now, reason, urgent: true };
+        }
+        for lost in &lost {
+            self.touch(&lost.slot);
+        }
+        let reassigned_at = lost.is_empty().then_some(self.now);
         self.history.lost(Loss {
-            worker: worker.clone(),
+            worker: id.clone(),
             cause,
             last_heard_at,
-            detected_at: now,
-            reassigned_at: None,
+            detected_at: self.now,
+            reassigned_at,
             slots: lost,
         });
-        self.place_now = true;
+        self.replan = true;
     }
 
-    /// When the next worker's time is over.
-    pub(crate) fn next_death(&self) -> Option<Millis> {
-        self.workers
-            .values()
-            .map(|worker| match worker.life {
-                Life::Alive => worker.last_heard.unwrap_or(worker.since).plus(self.settings.lease),
-                Life::Suspect { until } | Life::Unknown { until } => until,
-                Life::Dead => worker.since.plus(self.settings.dead_worker_retention),
-            })
-            .min()
+    fn settle(&mut self) {
+        let at = self.now.plus(self.settings.settle);
+        self.settle_at.get_or_insert(at);
     }
+
+    /// Whether free slots may go to the worker: it is alive, and not about to be declared dead.
+    pub(crate) fn takes_slots(&self, worker: &Worker) -> bool {
+        worker.reachable().is_some() && self.deadline_of(worker) > self.now
+    }
+}
+
+/// Major and minor number; workers and masters understand each other within them.
+fn release_line(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

@@ -62,6 +62,13 @@ impl SlotGroup {
         let number = u32::try_from(slot.partition).unwrap_or(0) / SLOTS_PER_RECORD;
         Self { pipeline: slot.pipeline.clone(), topic: slot.topic, number }
     }
+
+    /// Its first and last partition number.
+    pub(crate) fn partitions(&self) -> (i32, i32) {
+        let clamp = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
+        let first = u64::from(self.number) * u64::from(SLOTS_PER_RECORD);
+        (clamp(first), clamp(first + u64::from(SLOTS_PER_RECORD) - 1))
+    }
 }
 
 /// One value of the store.

@@ -1,137 +1,152 @@
-//! What the coordinator keeps of workers, slots and pipelines.
+//! The scheduler's state: workers, slots, and who holds what. Transitions are elsewhere.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_types::{
-    Epoch, Halt, Millis, PipelineDefinition, PipelineId, SlotId, SlotReport, WorkerId, WorkerSpec,
-};
+use millrace_types::{Epoch, Halt, Millis, PipelineDefinition, SlotReport, WorkerId, WorkerSpec};
 
 use crate::history::MoveReason;
+use crate::record::SlotRecord;
 
-/// Signs of life of a worker.
+/// The highest epoch that a worker's word is believed for, so that epochs can always rise.
+pub(crate) const LARGEST_EPOCH: Epoch = Epoch(u64::MAX >> 1);
+
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) definition: Arc<PipelineDefinition>,
+    /// Known partitions of each source topic.
+    pub(crate) partitions: Vec<u32>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     Alive,
-    /// Its session dropped: dead at `until`, unless it registers before.
+    /// Its session dropped.
     Suspect {
         until: Millis,
     },
-    /// Known from the store: dead at `until`, unless it registers before.
+    /// Not heard since this master began.
     Unknown {
         until: Millis,
     },
     Dead,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) spec: WorkerSpec,
-    /// The connection through which it can be told something.
-    pub(crate) session: Option<u64>,
     pub(crate) life: Life,
-    /// Since when it lives so.
+    /// When it got into `life`.
     pub(crate) since: Millis,
-    /// `None`: never, by this master.
+    /// The stream that reaches it. A dead worker may still have one: it was silent, and may thaw.
+    pub(crate) session: Option<u64>,
     pub(crate) last_heard: Option<Millis>,
     pub(crate) memory_used_bytes: u64,
+    /// It joined since the shares were evened out last.
+    pub(crate) joined: bool,
 }
 
 impl Worker {
-    /// Whether slots may be given to it.
-    pub(crate) fn can_be_told(&self) -> bool {
-        self.life == Life::Alive && self.session.is_some()
+    /// Its session, if it can be told something that it will act on.
+    pub(crate) fn reachable(&self) -> Option<u64> {
+        self.session.filter(|_| self.life == Life::Alive)
     }
 }
 
-/// Who has a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Holding {
-    Free,
+/// When a directive that shows no effect is sent again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resend {
+    pub(crate) at: Millis,
+    pub(crate) interval: Millis,
+}
+
+impl Resend {
+    /// The first time after two heartbeats: one may have left before the directive came.
+    pub(crate) fn after(now: Millis, heartbeat: Millis) -> Self {
+        let interval = Millis(heartbeat.0.saturating_mul(2));
+        Self { at: now.plus(interval), interval }
+    }
+
+    /// Each further time waits twice as long, up to 16 heartbeats: a worker that is slow must not be flooded.
+    pub(crate) fn again(self, now: Millis, heartbeat: Millis) -> Self {
+        let longest = heartbeat.0.saturating_mul(16);
+        let interval = Millis(self.interval.0.saturating_mul(2).min(longest));
+        Self { at: now.plus(interval), interval }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Hold {
+    Free {
+        /// The last owner.
+        from: Option<WorkerId>,
+        /// Who should have it next, if that one is alive.
+        home: Option<WorkerId>,
+        since: Millis,
+        reason: MoveReason,
+        /// It ran: it does not wait for joins to settle.
+        urgent: bool,
+    },
     Granted {
-        worker: WorkerId,
-        /// When the grant was last sent through the present session; `None` if it was not.
-        sent_at: Option<Millis>,
+        owner: WorkerId,
+        resend: Resend,
     },
+    /// A planned move: the owner commits and gives up.
     Revoking {
-        worker: WorkerId,
-        sent_at: Option<Millis>,
-        /// For whom.
-        target: WorkerId,
+        owner: WorkerId,
+        to: WorkerId,
+        since: Millis,
+        reason: MoveReason,
+        resend: Resend,
     },
 }
 
-/// Why a slot has no owner, for the move that ends it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Vacancy {
-    pub(crate) from: Option<WorkerId>,
-    pub(crate) reason: MoveReason,
-    pub(crate) since: Millis,
-}
-
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) holding: Holding,
-    pub(crate) vacancy: Vacancy,
-    /// Of the last grant; 0 before the first.
+    /// The highest epoch granted or seen.
     pub(crate) epoch: Epoch,
     pub(crate) opened: bool,
     pub(crate) halt: Option<Halt>,
-    /// The owner's last report at this epoch.
-    pub(crate) report: Option<SlotReport>,
-    pub(crate) last_report: Option<SlotReport>,
-    /// Failures in a row, and when it may be granted again.
+    pub(crate) hold: Hold,
+    /// Stops in a row that no one asked for.
     pub(crate) failures: u32,
+    pub(crate) last_failure: Millis,
+    /// Not granted before.
     pub(crate) retry_at: Option<Millis>,
-    pub(crate) failed_on: Option<(WorkerId, String)>,
-    pub(crate) running_since: Option<Millis>,
+    /// Where it keeps failing.
+    pub(crate) avoid: Option<WorkerId>,
+    /// The last report of an owner, maybe of an earlier one.
+    pub(crate) report: Option<SlotReport>,
 }
 
 impl Slot {
-    pub(crate) fn new(reason: MoveReason, now: Millis) -> Self {
+    pub(crate) fn free(record: SlotRecord, since: Millis, reason: MoveReason, urgent: bool) -> Self {
         Self {
-            holding: Holding::Free,
-            vacancy: Vacancy { from: None, reason, since: now },
-            epoch: Epoch(0),
-            opened: false,
-            halt: None,
-            report: None,
-            last_report: None,
+            epoch: record.epoch,
+            opened: record.opened,
+            halt: record.halt,
+            hold: Hold::Free { from: None, home: None, since, reason, urgent },
             failures: 0,
+            last_failure: Millis(0),
             retry_at: None,
-            failed_on: None,
-            running_since: None,
+            avoid: None,
+            report: None,
         }
     }
 
+    /// To whom its epoch is granted, also while it is being revoked.
     pub(crate) fn owner(&self) -> Option<&WorkerId> {
-        match &self.holding {
-            Holding::Free => None,
-            Holding::Granted { worker, .. } | Holding::Revoking { worker, .. } => Some(worker),
+        match &self.hold {
+            Hold::Free { .. } => None,
+            Hold::Granted { owner, .. } | Hold::Revoking { owner, .. } => Some(owner),
         }
     }
 
-    /// Takes the slot from its owner.
-    pub(crate) fn vacate(&mut self, reason: MoveReason, now: Millis) {
-        let since = match &self.holding {
-            // A planned move began with the revoke.
-            Holding::Revoking { .. } => self.vacancy.since,
-            _ => now,
-        };
-        self.vacancy = Vacancy { from: self.owner().cloned(), reason, since };
-        self.holding = Holding::Free;
-        self.report = None;
-        self.running_since = None;
+    pub(crate) fn record(&self) -> SlotRecord {
+        SlotRecord {
+            epoch: self.epoch,
+            opened: self.opened,
+            owner: self.owner().cloned(),
+            halt: self.halt.clone(),
+        }
     }
 }
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Pipeline {
-    pub(crate) definition: Arc<PipelineDefinition>,
-    /// Partition count of each source topic.
-    pub(crate) partitions: Vec<u32>,
-}
-
-pub(crate) type Workers = BTreeMap<WorkerId, Worker>;
-pub(crate) type Slots = BTreeMap<SlotId, Slot>;
-pub(crate) type Pipelines = BTreeMap<PipelineId, Pipeline>;

@@ -2,12 +2,14 @@
 //!
 //! All `*_at` of type [`Millis`] are points in time of the clock that drives the coordinator.
 
+use std::collections::BTreeSet;
+
 use millrace_types::{Epoch, Halt, Millis, PipelineDefinition, SlotId, SlotReport, WorkerId, WorkerSpec};
 use serde::Serialize;
 
 use crate::Coordinator;
 use crate::history::{Loss, Move};
-use crate::state::{Holding, Life, Slot, Worker};
+use crate::state::{Hold, Life, Slot, Worker};
 
 /// Everything that people may see.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -97,94 +99,118 @@ pub struct SlotView {
 }
 
 impl Coordinator {
-    /// The cluster as it stands.
+    /// The cluster as it stands after the last event.
     pub fn view(&self) -> ClusterView {
         ClusterView {
-            at: self.last_apply,
-            workers: self.workers.values().map(|worker| self.worker_view(worker)).collect(),
-            slots: self.slots.iter().map(|(id, slot)| self.slot_view(id, slot)).collect(),
+            at: self.now,
+            workers: self.workers.iter().map(|(id, worker)| self.view_worker(id, worker)).collect(),
+            slots: self.slots.iter().map(|(id, slot)| self.view_slot(id, slot)).collect(),
             pipelines: self.pipelines.values().map(|pipeline| (*pipeline.definition).clone()).collect(),
-            moves: self.history.moves.iter().cloned().collect(),
-            losses: self.history.losses.iter().cloned().collect(),
+            moves: self.history.moves(),
+            losses: self.history.losses(),
         }
     }
 
-    fn worker_view(&self, worker: &Worker) -> WorkerView {
-        let state = match worker.life {
-            Life::Alive => WorkerState::Alive,
-            Life::Suspect { .. } => WorkerState::Suspect,
-            Life::Unknown { .. } => WorkerState::Unknown,
-            Life::Dead => WorkerState::Dead,
-        };
-        let slots: Vec<SlotId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.owner() == Some(&worker.spec.id))
-            .map(|(id, _)| id.clone())
-            .collect();
-        let idle_reason = (state == WorkerState::Alive && slots.is_empty()).then(|| self.idle_reason());
+    fn view_worker(&self, id: &WorkerId, worker: &Worker) -> WorkerView {
+        let owned = self.slots.iter().filter(|(_, slot)| slot.owner() == Some(id));
+        let slots: Vec<SlotId> = owned.map(|(slot, _)| slot.clone()).collect();
+        let idle = worker.life == Life::Alive && slots.is_empty();
         WorkerView {
             spec: worker.spec.clone(),
-            state,
+            state: match worker.life {
+                Life::Alive => WorkerState::Alive,
+                Life::Suspect { .. } => WorkerState::Suspect,
+                Life::Unknown { .. } => WorkerState::Unknown,
+                Life::Dead => WorkerState::Dead,
+            },
             last_heard_at: worker.last_heard,
             since: worker.since,
             memory_used_bytes: worker.memory_used_bytes,
+            idle_reason: idle.then(|| self.idle_reason(id)),
             slots,
-            idle_reason,
         }
     }
 
-    fn idle_reason(&self) -> String {
-        let workers = self.workers.values().filter(|worker| worker.life != Life::Dead).count();
+    fn idle_reason(&self, id: &WorkerId) -> String {
+        if self.slots.is_empty() {
+            return "no pipeline is submitted".to_owned();
+        }
+        let coming = self
+            .slots
+            .values()
+            .filter(|slot| match &slot.hold {
+                Hold::Revoking { to, .. } => to == id,
+                Hold::Free { home, .. } => slot.halt.is_none() && home.as_ref() == Some(id),
+                Hold::Granted { .. } => false,
+            })
+            .count();
+        if coming > 0 {
+            return format!("{} on the way to it", counted(coming, "slot"));
+        }
+        if self.settle_at.is_some() {
+            return "it has just joined: shares are evened out in a moment".to_owned();
+        }
         let halted = self.slots.values().filter(|slot| slot.halt.is_some()).count();
-        match (self.slots.len(), halted) {
-            (0, _) => "no pipeline has slots yet".into(),
-            _ if self.even_out_at.is_some() => "slots are about to be shared out".into(),
-            (slots, 0) => format!("{slots} slots on {workers} workers: none is left"),
-            (slots, halted) => {
-                format!("{slots} slots on {workers} workers, {halted} of them halted: none is left")
-            }
+        let wanted = self.slots.len() - halted;
+        if wanted == 0 {
+            return format!("{} halted: none can run", counted(halted, "slot"));
         }
+        let owners: BTreeSet<&WorkerId> = self.slots.values().filter_map(Slot::owner).collect();
+        format!("{} on {}: none is left", counted(wanted, "slot"), counted(owners.len(), "worker"))
     }
 
-    fn slot_view(&self, id: &SlotId, slot: &Slot) -> SlotView {
-        let topic = self
-            .pipelines
-            .get(&id.pipeline)
-            .and_then(|pipeline| pipeline.definition.source_topics.get(usize::from(id.topic)))
-            .cloned()
-            .unwrap_or_default();
-        let state = match slot.holding {
-            Holding::Free if slot.halt.is_some() => SlotState::Halted,
-            Holding::Free => SlotState::Free,
-            Holding::Granted { .. } => SlotState::Granted,
-            Holding::Revoking { .. } => SlotState::Revoking,
-        };
+    fn view_slot(&self, id: &SlotId, slot: &Slot) -> SlotView {
+        let topics = self.pipelines.get(&id.pipeline).map(|pipeline| &pipeline.definition.source_topics);
+        let owner = slot.owner().cloned();
         SlotView {
             slot: id.clone(),
-            topic,
-            state,
-            owner: slot.owner().cloned(),
+            topic: topics.and_then(|topics| topics.get(usize::from(id.topic))).cloned().unwrap_or_default(),
+            state: match slot.hold {
+                Hold::Free { .. } if slot.halt.is_some() => SlotState::Halted,
+                Hold::Free { .. } => SlotState::Free,
+                Hold::Granted { .. } => SlotState::Granted,
+                Hold::Revoking { .. } => SlotState::Revoking,
+            },
             epoch: slot.epoch,
             opened: slot.opened,
-            report: slot.report.clone(),
-            last_report: slot.last_report.clone(),
+            report: slot.report.clone().filter(|report| owner.is_some() && report.epoch == slot.epoch),
+            last_report: slot.report.clone(),
             halt: slot.halt.clone(),
-            unowned_reason: self.unowned_reason(slot),
+            unowned_reason: owner.is_none().then(|| self.unowned_reason(slot)),
+            owner,
         }
     }
 
-    fn unowned_reason(&self, slot: &Slot) -> Option<String> {
-        if slot.holding != Holding::Free {
-            return None;
+    fn unowned_reason(&self, slot: &Slot) -> String {
+        if let Some(halt) = &slot.halt {
+            return format!("halted: {}", halt.detail);
         }
-        let reachable = self.workers.values().any(Worker::can_be_told);
-        Some(match (&slot.halt, &slot.failed_on) {
-            (Some(halt), _) => halt.detail.clone(),
-            (None, Some((worker, detail))) => format!("tried again after a failure on {worker}: {detail}"),
-            (None, None) if !reachable => "no worker is alive".into(),
-            (None, None) if self.even_out_at.is_some() => "slots are about to be shared out".into(),
-            (None, None) => "no worker has room: start one, or give one more memory".into(),
-        })
+        if let Some(at) = slot.retry_at {
+            let wait = at.since(self.now);
+            return format!(
+                "it stopped {} in a row: tried again in {wait}",
+                counted(slot.failures as usize, "time")
+            );
+        }
+        let alive = self.workers.values().filter(|worker| worker.life == Life::Alive);
+        let (workers, room) = alive.fold((0, 0_u64), |(workers, room), worker| {
+            (workers + 1, room + u64::from(worker.spec.max_slots))
+        });
+        if workers == 0 {
+            return "no worker is alive".to_owned();
+        }
+        if self.settle_at.is_some() {
+            return "workers are joining: granted in a moment".to_owned();
+        }
+        let verb = if workers == 1 { "carries" } else { "carry" };
+        format!(
+            "{} {verb} at most {}: add a worker or memory",
+            counted(workers, "worker"),
+            counted(room as usize, "slot")
+        )
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
