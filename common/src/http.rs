@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -12,6 +13,10 @@ use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::port_holder::port_holder;
 
 /// Whether the process can do its work, and if not, what it waits for.
 #[derive(Debug, Clone)]
@@ -73,6 +78,10 @@ async fn show_metrics(State(metrics): State<Arc<Registry>>) -> impl IntoResponse
     }
 }
 
+/// How long a port that is taken is waited for: it may be a client's for a moment (ports from 32768 on are what
+/// Linux gives to clients), or that of a predecessor that is just leaving.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A port that can't be had.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} can't listen on {address}: {reason}; {flag} moves it")]
@@ -80,15 +89,55 @@ pub struct BindError {
     what: &'static str,
     address: SocketAddr,
     flag: &'static str,
-    #[source]
-    reason: io::Error,
+    reason: String,
 }
 
-/// Listens on `address` for `what`; a failure names the `flag` that chooses another address.
+/// Listens on `address` for `what`. A port that is taken is tried for two seconds; after that the failure names
+/// the process that holds it and the `flag` that chooses another address.
 pub async fn bind(
     what: &'static str,
     address: SocketAddr,
     flag: &'static str,
 ) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|reason| BindError { what, address, flag, reason })
+    let give_up = Instant::now() + PORT_PATIENCE;
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(250));
+    let error = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            Err(error) => break error,
+        }
+    };
+    let reason = match (error.kind(), port_holder(address.port())) {
+        (io::ErrorKind::AddrInUse, Some(holder)) => format!("{holder} holds the port"),
+        _ => error.to_string(),
+    };
+    Err(BindError { what, address, flag, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_a_client_holds_for_a_moment_is_had_in_the_end() {
+        let client = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+        let address = client.local_addr().expect("address");
+        let waiting = tokio::spawn(bind("the test", address, "--bind"));
+        tokio::task::yield_now().await;
+        drop(client);
+        let listener = waiting.await.expect("task").expect("the port");
+        assert_eq!(listener.local_addr().expect("address"), address);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_stays_taken_names_its_holder_and_the_flag() {
+        let holder = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+        let address = holder.local_addr().expect("address");
+        let message = bind("the test", address, "--bind").await.expect_err("taken").to_string();
+        let expected = format!("(pid {}) holds the port; --bind moves it", std::process::id());
+        assert!(message.contains(&expected), "{message}");
+    }
 }

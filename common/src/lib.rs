@@ -7,6 +7,7 @@ pub mod http;
 pub mod kafka;
 pub mod lake;
 pub mod ledger;
+pub mod port_holder;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;

@@ -1,9 +1,10 @@
-//! Ports of the loopback device: whether one is free, who holds it, and blocks of them for clusters side by side.
+//! Ports of the loopback device: whether one is free, and blocks of them for clusters side by side.
 
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::path::Path;
+
+use millrace_common::port_holder::port_holder;
 
 /// A port that something is going to listen on, and the flag that moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct PortError {
 pub fn check(name: &str, ports: &[PortUse]) -> Result<(), PortError> {
     for PortUse { port, flag } in ports.iter().copied() {
         if let Err(error) = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
-            let reason = match (error.kind(), holder(port)) {
+            let reason = match (error.kind(), port_holder(port)) {
                 (io::ErrorKind::AddrInUse, Some(holder)) => format!("{holder} holds it"),
                 _ => error.to_string(),
             };
@@ -37,51 +38,6 @@ pub fn check(name: &str, ports: &[PortUse]) -> Result<(), PortError> {
         }
     }
     Ok(())
-}
-
-/// The process that holds local TCP port `port`, as `NAME (pid N)`; `None` when it can't be seen (another user's).
-pub fn holder(port: u16) -> Option<String> {
-    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|table| std::fs::read_to_string(table).ok())
-        .flat_map(|table| sockets_on(&table, port))
-        .collect();
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let process = entry.path();
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if holds_one_of(&process, &inodes) {
-            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
-        }
-    }
-    None
-}
-
-/// Inodes of the sockets whose local port is `port`, from the text of `/proc/net/tcp` (the kernel's
-/// `Documentation/networking/proc_net_tcp.rst`).
-fn sockets_on(table: &str, port: u16) -> Vec<String> {
-    let suffix = format!(":{port:04X}");
-    table
-        .lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields.get(1).is_some_and(|local| local.ends_with(&suffix)))
-        .filter_map(|fields| fields.get(9).map(|inode| (*inode).to_owned()))
-        // A socket that only waits out its time has no owner.
-        .filter(|inode| inode != "0")
-        .collect()
-}
-
-fn holds_one_of(process: &Path, inodes: &[String]) -> bool {
-    let Ok(files) = std::fs::read_dir(process.join("fd")) else { return false };
-    files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok()).any(|target| {
-        target
-            .to_str()
-            .and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'))
-            .is_some_and(|inode| inodes.iter().any(|wanted| wanted == inode))
-    })
 }
 
 /// A row of free ports below Linux's ephemeral range, kept apart from other holders of such blocks on this machine
