@@ -23,7 +23,7 @@ const DEFAULT_LAKE: &str = "s3://acme.eu-west-1.stg.data.lake/clickstream-data";
 #[command(after_help = "Examples:\n  \
     millrace master --kafka 127.0.0.1:9092 --s3-endpoint http://127.0.0.1:9000\n  \
     millrace master --state file:/var/lib/millrace --lake file:///data/lake\n\n\
-    The S3 credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, here and at each worker.")]
+    Secrets are named, never given: the master and each worker read the variable or the file on their own host.")]
 pub struct Config {
     /// Where workers and the command line reach the master.
     #[arg(long, default_value = "127.0.0.1:7077", value_name = "HOST:PORT")]
@@ -77,6 +77,14 @@ pub struct PipelineConfig {
     /// S3 region of the lake's bucket.
     #[arg(long, value_name = "REGION")]
     pub s3_region: Option<String>,
+    /// Where the access key id is kept, here and at each worker: env:NAME or file:/PATH
+    /// [default: env:AWS_ACCESS_KEY_ID].
+    #[arg(long, value_name = "WHERE")]
+    pub s3_access_key_id: Option<SecretReference>,
+    /// Where the secret access key is kept, here and at each worker: env:NAME or file:/PATH
+    /// [default: env:AWS_SECRET_ACCESS_KEY].
+    #[arg(long, value_name = "WHERE")]
+    pub s3_secret_access_key: Option<SecretReference>,
     /// Files are closed when their oldest row is older than this [default: 60s].
     #[arg(long, value_parser = parse_positive_duration, value_name = "TIME")]
     pub roll_age: Option<Duration>,
@@ -165,6 +173,12 @@ impl PipelineConfig {
         let lake = &mut definition.lake;
         lake.endpoint = self.s3_endpoint.clone().or_else(|| lake.endpoint.take());
         lake.region = self.s3_region.clone().or_else(|| lake.region.take());
+        if let Some(reference) = &self.s3_access_key_id {
+            lake.access_key_id = reference.clone();
+        }
+        if let Some(reference) = &self.s3_secret_access_key {
+            lake.secret_access_key = reference.clone();
+        }
         let roll = &mut definition.roll;
         roll.max_bytes = self.roll_bytes.unwrap_or(roll.max_bytes);
         roll.max_rows = self.roll_rows.unwrap_or(roll.max_rows);
@@ -297,6 +311,7 @@ mod tests {
             ("--raw-topic", "a b", "expected a topic name"),
             ("--partitions", "0", "0 is not in"),
             ("--bind", "7077", "invalid socket address"),
+            ("--s3-secret-access-key", "hunter2", "env:NAME or file:/PATH"),
         ] {
             let error = parse(&[flag, value]).expect_err(flag);
             let message = error.to_string();

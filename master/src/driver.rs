@@ -334,3 +334,6 @@ fn pid_of_worker(record: &Record) -> Option<(WorkerId, u32)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

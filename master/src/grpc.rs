@@ -170,3 +170,6 @@ fn report(slot: &SlotView) -> SlotReport {
         metrics: slot.last_report.as_ref().map(|last| last.metrics.clone()).unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,8 @@ pub enum ClaimError {
     #[error("the bucket of the lake {url} does not exist: make it")]
     NoBucket { url: String },
     #[error(
-        "the lake {url} refuses the credentials ({reason}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "the lake {url} refuses the credentials ({reason}): check what --s3-access-key-id and \
+         --s3-secret-access-key name, by default AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )]
     Credentials { url: String, reason: String },
     #[error("the lake {url} can't be asked: {source}")]

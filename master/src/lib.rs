@@ -15,6 +15,8 @@ mod records;
 mod setup;
 mod snapshot;
 mod store;
+#[cfg(test)]
+mod testing;
 mod unowned;
 mod web;
 

@@ -224,7 +224,8 @@ fn failover_row(loss: &core::Loss, look: &Look, times: Times) -> Failover {
         worker: loss.worker.to_string(),
         pid: look.pids.get(&loss.worker).copied().unwrap_or_default(),
         reason: cause_words(loss.cause).to_owned(),
-        lost_at_ms: loss.last_heard_at.map(|at| times.unix(at)),
+        // The driver's clock begins at zero.
+        lost_at_ms: times.unix(loss.last_heard_at.unwrap_or(Millis(0))),
         detected_at_ms: times.unix(loss.detected_at),
         reassigned_at_ms: loss.reassigned_at.map(|at| times.unix(at)),
         first_commit_at_ms: slots.iter().filter_map(|slot| slot.first_commit_at_ms).min(),

@@ -95,7 +95,7 @@ pub(super) fn cluster() -> Cluster {
             worker: "worker-2".into(),
             pid: 42,
             reason: "connection refused".into(),
-            lost_at_ms: Some(NOW),
+            lost_at_ms: NOW,
             detected_at_ms: NOW + 30,
             reassigned_at_ms: Some(NOW + 40),
             first_commit_at_ms: None,

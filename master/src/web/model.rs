@@ -178,8 +178,8 @@ pub(crate) struct Failover {
     pub(crate) worker: String,
     pub(crate) pid: u32,
     pub(crate) reason: String,
-    /// When it was last heard; `None` if this master never heard it.
-    pub(crate) lost_at_ms: Option<u64>,
+    /// When it was last heard; the master's start if it never was.
+    pub(crate) lost_at_ms: u64,
     pub(crate) detected_at_ms: u64,
     /// When the last of its slots had a new owner.
     pub(crate) reassigned_at_ms: Option<u64>,

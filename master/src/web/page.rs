@@ -219,16 +219,14 @@ fn moves(cluster: &Cluster) -> Markup {
 }
 
 fn failovers(cluster: &Cluster) -> Markup {
-    let after = |from: Option<u64>, to: Option<u64>| {
-        from.zip(to).map_or("–".to_owned(), |(from, to)| span(to.saturating_sub(from)))
-    };
+    let after = |from: u64, to: Option<u64>| to.map_or("–".to_owned(), |to| span(to.saturating_sub(from)));
     let row = |lost: &Failover| {
         html! {
             tr {
                 td { (lost.worker) }
                 td.number { (lost.pid) }
                 td { (lost.reason) }
-                td { @match lost.lost_at_ms { Some(at) => (time(at)), None => "never" } }
+                td { (time(lost.lost_at_ms)) }
                 td.number { (after(lost.lost_at_ms, Some(lost.detected_at_ms))) }
                 td.number { (after(lost.lost_at_ms, lost.reassigned_at_ms)) }
                 td.number { (after(lost.lost_at_ms, lost.first_commit_at_ms)) }

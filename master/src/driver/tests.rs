@@ -1,0 +1,174 @@
+use std::collections::BTreeMap;
+
+use millrace_common::types::{Epoch, SlotId};
+use millrace_proto::v1::master_message;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::*;
+use crate::store::{Entries, Failure, StateLocation};
+use crate::testing::{PARTITIONS, parts, running, submitted, worker};
+
+type Messages = mpsc::Receiver<Result<MasterMessage, Status>>;
+
+struct Session {
+    number: u64,
+    messages: Messages,
+    cut: CancellationToken,
+}
+
+fn link(capacity: usize) -> (SessionLink, Messages, CancellationToken) {
+    let (outbound, messages) = mpsc::channel(capacity);
+    let cut = CancellationToken::new();
+    (SessionLink { outbound, cut: cut.clone() }, messages, cut)
+}
+
+async fn register(handle: &Handle, name: &str) -> Result<Session, Refused> {
+    let (link, mut messages, cut) = link(64);
+    let number = handle.register(worker(name, 1), Vec::new(), link).await?;
+    let first = messages.recv().await.expect("a message").expect("no status");
+    assert!(matches!(first.message, Some(master_message::Message::Registered(_))), "{first:?}");
+    Ok(Session { number, messages, cut })
+}
+
+impl Session {
+    async fn next_grant(&mut self) -> (SlotId, Epoch) {
+        loop {
+            let message = self.messages.recv().await.expect("a message").expect("no status");
+            if let Some(master_message::Message::Grant(grant)) = message.message {
+                let grant = millrace_proto::Grant::try_from(grant).expect("readable");
+                return (grant.slot, grant.epoch);
+            }
+        }
+    }
+
+    async fn all_grants(&mut self) -> BTreeMap<SlotId, Epoch> {
+        let mut grants = BTreeMap::new();
+        while grants.len() < PARTITIONS as usize {
+            let (slot, epoch) = self.next_grant().await;
+            grants.insert(slot, epoch);
+        }
+        grants
+    }
+}
+
+async fn memory() -> Store {
+    Store::open(&StateLocation::Memory).await.expect("store")
+}
+
+async fn started(store: Store) -> (Handle, Shutdown) {
+    let shutdown = Shutdown::new();
+    let (driver, handle) = Driver::new(parts(store, &shutdown)).await.expect("driver");
+    shutdown.spawn("driver", driver.run());
+    (handle, shutdown)
+}
+
+/// What the store held when its next commit came.
+async fn stored_epochs(folder: &std::path::Path) -> Entries {
+    // Read as another process would, from the disk alone.
+    let copy = tempfile::tempdir().expect("folder");
+    std::fs::copy(folder.join("state.log"), copy.path().join("state.log")).expect("log");
+    let location = StateLocation::File(copy.path().into());
+    Store::open(&location).await.expect("store").load().await.expect("entries")
+}
+
+#[tokio::test]
+async fn a_grant_is_stored_before_the_worker_hears_of_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let store = Store::open(&StateLocation::File(folder.path().into())).await.expect("store");
+    let (handle, _shutdown) = started(store).await;
+    handle.apply(submitted()).await.expect("submitted");
+    let mut session = register(&handle, "worker-1").await.expect("registered");
+    let (slot, epoch) = session.next_grant().await;
+    let stored = records::records(&stored_epochs(folder.path()).await).expect("records");
+    let found = stored.iter().find_map(|record| match &record.body {
+        RecordBody::Slots { slots, .. } => slots.get(&slot.partition),
+        _ => None,
+    });
+    let found = found.expect("stored");
+    assert_eq!((found.owner.as_ref().map(WorkerId::as_str), found.epoch), (Some("worker-1"), epoch));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_worker_loses_its_slots_to_one_that_is_heard() {
+    let (handle, _shutdown) = started(memory().await).await;
+    handle.apply(submitted()).await.expect("submitted");
+    let mut silent = register(&handle, "worker-1").await.expect("registered");
+    let granted = silent.all_grants().await;
+    let mut heard = register(&handle, "worker-2").await.expect("registered");
+    let mut taken: BTreeMap<SlotId, Epoch> = BTreeMap::new();
+    let mut beat = tokio::time::interval(Duration::from_millis(500));
+    while taken.len() < PARTITIONS as usize {
+        tokio::select! {
+            _ = beat.tick() => {
+                let reports = taken.iter().map(|(slot, epoch)| running(slot, *epoch)).collect();
+                let worker = "worker-2".parse().expect("id");
+                handle.tell(Event::Heartbeat { session: heard.number, worker, memory_used_bytes: 0, reports }).await;
+            }
+            (slot, epoch) = heard.next_grant() => {
+                taken.insert(slot, epoch);
+            }
+        }
+    }
+    for (slot, epoch) in &taken {
+        assert!(*epoch > granted[slot], "{slot}: {epoch} after {}", granted[slot]);
+    }
+    let look = handle.look().await.expect("look");
+    assert_eq!(look.view.losses.len(), 1);
+    assert_eq!(look.pids.get(&look.view.losses[0].worker), Some(&42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_failed_is_done_again_by_the_next_registration() {
+    let mut store = memory().await;
+    store.fail_next(Failure::NotWritten);
+    let (handle, _shutdown) = started(store).await;
+    assert!(matches!(handle.apply(submitted()).await, Err(Refused::Unavailable(_))));
+    handle.apply(submitted()).await.expect("again");
+    let mut session = register(&handle, "worker-1").await.expect("registered");
+    assert_eq!(session.all_grants().await.len(), PARTITIONS as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_of_unknown_outcome_ends_the_sessions_and_no_epoch_is_given_twice() {
+    let mut store = memory().await;
+    // The last one is popped first: the submission goes well, the registration does not.
+    store.fail_next(Failure::WrittenAndUnknown);
+    store.fail_next(Failure::WrittenAndUnknown);
+    let (handle, _shutdown) = started(store).await;
+    assert!(handle.apply(submitted()).await.is_err());
+    handle.apply(submitted()).await.expect("the same again is no contradiction");
+    assert!(matches!(register(&handle, "worker-1").await, Err(Refused::Unavailable(_))));
+    let mut session = register(&handle, "worker-1").await.expect("registered");
+    let grants = session.all_grants().await;
+    let stored: BTreeMap<SlotId, Epoch> = handle
+        .look()
+        .await
+        .expect("look")
+        .view
+        .slots
+        .into_iter()
+        .map(|slot| (slot.slot, slot.epoch))
+        .collect();
+    assert_eq!(grants, stored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_does_not_read_loses_its_session() {
+    let (handle, _shutdown) = started(memory().await).await;
+    handle.apply(submitted()).await.expect("submitted");
+    let (link, _unread, cut) = link(1);
+    handle.register(worker("worker-1", 1), Vec::new(), link).await.expect("registered");
+    cut.cancelled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_replaced_is_ended() {
+    let (handle, _shutdown) = started(memory().await).await;
+    let first = register(&handle, "worker-1").await.expect("registered");
+    let second = register(&handle, "worker-1").await.expect("registered again");
+    first.cut.cancelled().await;
+    assert!(!second.cut.is_cancelled());
+    assert!(first.number < second.number);
+}
