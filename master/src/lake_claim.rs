@@ -6,16 +6,8 @@
 use millrace_common::lake::{self, Lake, LakeError};
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId};
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use serde::{Deserialize, Serialize};
 
 const KEY: &str = "_millrace/pipeline.json";
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Claim {
-    pipeline: PipelineId,
-    name: String,
-    submitted_at_ms: u64,
-}
 
 /// The lake can't be used, or can't be asked now.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +20,7 @@ pub enum ClaimError {
     )]
     Taken { url: String, owner: PipelineId, pipeline: PipelineId },
     #[error(
-        "{key} in the lake {url} can't be read ({reason}): expected the claim of a pipeline; give another --lake prefix"
+        "{key} in the lake {url} can't be read ({reason}): expected a pipeline's definition; give another --lake prefix"
     )]
     Unreadable { url: String, key: &'static str, reason: String },
     #[error(
@@ -68,13 +60,8 @@ async fn open(target: &LakeTarget) -> Result<Lake, ClaimError> {
 /// Claims the lake for a pipeline that is about to be admitted. Repeating it for the same pipeline is harmless.
 pub(crate) async fn claim(definition: &PipelineDefinition) -> Result<(), ClaimError> {
     let lake = open(&definition.lake).await?;
-    let claim = Claim {
-        pipeline: definition.id.clone(),
-        name: definition.name.clone(),
-        submitted_at_ms: definition.submitted_at_ms,
-    };
-    // Plain fields always have a JSON form.
-    let json = serde_json::to_vec_pretty(&claim).unwrap_or_else(|error| panic!("plain fields: {error}"));
+    // The whole definition, so that whoever checks the lake needs nothing else. Plain fields always have a JSON form.
+    let json = serde_json::to_vec_pretty(definition).unwrap_or_else(|error| panic!("plain fields: {error}"));
     let put = lake.store.put_opts(&lake.path(KEY), PutPayload::from(json), PutMode::Create.into()).await;
     match put {
         Ok(_) => Ok(()),
@@ -97,15 +84,15 @@ async fn compare(lake: &Lake, pipeline: &PipelineId) -> Result<(), ClaimError> {
         }
         Err(error) => return Err(failed(lake, error)),
     };
-    let claim: Claim = serde_json::from_slice(&bytes).map_err(|error| ClaimError::Unreadable {
+    let claim: PipelineDefinition = serde_json::from_slice(&bytes).map_err(|error| ClaimError::Unreadable {
         url: lake.url.clone(),
         key: KEY,
         reason: error.to_string(),
     })?;
-    if claim.pipeline == *pipeline {
+    if claim.id == *pipeline {
         Ok(())
     } else {
-        Err(ClaimError::Taken { url: lake.url.clone(), owner: claim.pipeline, pipeline: pipeline.clone() })
+        Err(ClaimError::Taken { url: lake.url.clone(), owner: claim.id, pipeline: pipeline.clone() })
     }
 }
 
