@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use millrace_common::kafka::client_config;
 use millrace_common::types::NextOffset;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::Error;
 
@@ -67,7 +69,22 @@ pub(crate) enum End {
     Open,
 }
 
-fn consumer(servers: &str, group: &str, end: End) -> Result<BaseConsumer, Error> {
+/// Logs librdkafka's errors, but not the end of a partition: that is what this reader waits for.
+struct EndIsNoError;
+
+impl ClientContext for EndIsNoError {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PartitionEOF)) {
+            warn!(%error, reason, "Kafka");
+        }
+    }
+}
+
+impl ConsumerContext for EndIsNoError {}
+
+type Reader = BaseConsumer<EndIsNoError>;
+
+fn consumer(servers: &str, group: &str, end: End) -> Result<Reader, Error> {
     let isolation = match end {
         End::Stable => "read_committed",
         End::Open => "read_uncommitted",
@@ -82,7 +99,7 @@ fn consumer(servers: &str, group: &str, end: End) -> Result<BaseConsumer, Error>
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.queue.backoff.ms", "20")
-        .create()
+        .create_with_context(EndIsNoError)
         .map_err(failed("making a consumer"))
 }
 
@@ -133,7 +150,7 @@ pub(crate) fn ranges(servers: &str, slots: &[(String, i32)], end: End) -> Result
     slots.iter().map(|(topic, partition)| range(&consumer, topic, *partition)).collect()
 }
 
-fn range(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
+fn range(consumer: &Reader, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match consumer.fetch_watermarks(topic, partition, REQUEST_DEADLINE) {
@@ -223,7 +240,7 @@ pub(crate) fn read(servers: &str, part: &Part, out: &mpsc::Sender<Read>) -> Resu
     Ok(())
 }
 
-fn assign(consumer: &BaseConsumer, part: &Part, start: i64) -> Result<(), Error> {
+fn assign(consumer: &Reader, part: &Part, start: i64) -> Result<(), Error> {
     let action = || format!("reading {}/{}", part.topic, part.partition);
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&part.topic, part.partition, Offset::Offset(start))
