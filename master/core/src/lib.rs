@@ -16,6 +16,9 @@ mod settings;
 mod state;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use coordinator::Coordinator;
 pub use event::{Directive, Event, Rejection, Step, Write};
 pub use history::{Loss, LossCause, LostSlot, Move, MoveReason, Regrant};

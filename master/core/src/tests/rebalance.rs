@@ -1,0 +1,183 @@
+//! Properties of `rebalance`, over random clusters and histories.
+
+use std::collections::BTreeMap;
+
+use millrace_types::{PipelineId, SlotId, WorkerId};
+use proptest::prelude::*;
+
+use crate::{Assignment, Demand, Offer, rebalance};
+
+fn worker(number: usize) -> WorkerId {
+    WorkerId::new(format!("worker-{number:02}")).expect("plain")
+}
+
+fn slot(number: usize) -> SlotId {
+    let pipeline = PipelineId::new("clicks-1").expect("plain");
+    SlotId { pipeline, topic: 0, partition: i32::try_from(number).expect("small") }
+}
+
+fn offer(cores: u32, max_slots: u32) -> Offer {
+    Offer { cores, max_slots, unreachable: false }
+}
+
+fn count(assignment: &Assignment, worker: &WorkerId) -> usize {
+    assignment.owners.values().filter(|owner| *owner == worker).count()
+}
+
+fn moved(before: &Assignment, after: &Assignment) -> Vec<SlotId> {
+    let differs = |slot: &&SlotId| before.owners.get(*slot) != after.owners.get(*slot);
+    before.owners.keys().chain(after.owners.keys()).filter(differs).cloned().collect()
+}
+
+fn cluster(cores: &[u32], slots: usize) -> Demand {
+    Demand {
+        workers: cores.iter().enumerate().map(|(n, cores)| (worker(n), offer(*cores, 1_000))).collect(),
+        slots: (0..slots).map(|n| (slot(n), None)).collect(),
+    }
+}
+
+prop_compose! {
+    /// Reachable workers with room for everything.
+    fn ample()(cores in prop::collection::vec(1_u32..=16, 1..9), slots in 0_usize..60) -> Demand {
+        cluster(&cores, slots)
+    }
+}
+
+prop_compose! {
+    /// Anything: full, unreachable and avoided workers.
+    fn any_demand()(
+        offers in prop::collection::vec((0_u32..=8, 0_u32..=9, prop::bool::weighted(0.2)), 0..8),
+        avoided in prop::collection::vec(prop::option::weighted(0.2, 0_usize..9), 0..40),
+    ) -> Demand {
+        let workers = offers.into_iter().enumerate().map(|(n, (cores, max_slots, unreachable))| {
+            (worker(n), Offer { cores, max_slots, unreachable })
+        });
+        let slots = avoided.into_iter().enumerate().map(|(n, avoided)| (slot(n), avoided.map(worker)));
+        Demand { workers: workers.collect(), slots: slots.collect() }
+    }
+}
+
+prop_compose! {
+    /// Owners that may not exist any more, of slots that may not exist any more.
+    fn any_previous()(owners in prop::collection::btree_map(0_usize..45, 0_usize..10, 0..45)) -> Assignment {
+        Assignment { owners: owners.into_iter().map(|(s, w)| (slot(s), worker(w))).collect() }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_second_time_changes_nothing(demand in any_demand(), previous in any_previous()) {
+        let once = rebalance(&demand, &previous);
+        prop_assert_eq!(&rebalance(&demand, &once), &once);
+    }
+
+    #[test]
+    fn offers_are_kept_and_no_room_is_wasted(demand in any_demand(), previous in any_previous()) {
+        let after = rebalance(&demand, &previous);
+        let mut room = 0;
+        for (id, offer) in &demand.workers {
+            let held = count(&after, id);
+            let kept = previous.owners.iter().filter(|(s, w)| *w == id && demand.slots.contains_key(s)).count();
+            if offer.unreachable {
+                prop_assert_eq!(held, kept, "nothing comes to or goes from {}", id);
+            } else {
+                prop_assert!(held <= offer.max_slots as usize, "{} holds {}", id, held);
+                room += offer.max_slots as usize - held;
+            }
+        }
+        for (slot, owner) in &after.owners {
+            prop_assert!(demand.slots.contains_key(slot) && demand.workers.contains_key(owner));
+        }
+        let unowned = demand.slots.len() - after.owners.len();
+        prop_assert!(unowned == 0 || room == 0, "{} slots wait, though there is room for {}", unowned, room);
+    }
+
+    #[test]
+    fn a_slot_keeps_away_from_a_worker_while_another_has_room(demand in any_demand(), previous in any_previous()) {
+        let after = rebalance(&demand, &previous);
+        let room = demand.workers.iter().any(|(id, offer)| {
+            !offer.unreachable && count(&after, id) < offer.max_slots as usize
+        });
+        for (slot, avoided) in &demand.slots {
+            let owner = after.owners.get(slot);
+            let Some(offer) = owner.and_then(|owner| demand.workers.get(owner)) else { continue };
+            if owner == avoided.as_ref() && !offer.unreachable {
+                let other = demand.workers.iter().any(|(id, offer)| {
+                    Some(id) != owner && !offer.unreachable && count(&after, id) < offer.max_slots as usize
+                });
+                prop_assert!(!room || !other, "{} is on the worker that it avoids", slot);
+            }
+        }
+    }
+
+    #[test]
+    fn shares_follow_cores(demand in ample(), previous in any_previous()) {
+        let after = rebalance(&demand, &previous);
+        prop_assert_eq!(after.owners.len(), demand.slots.len());
+        let cores: u64 = demand.workers.values().map(|offer| u64::from(offer.cores)).sum();
+        for (id, offer) in &demand.workers {
+            let fair = (demand.slots.len() as u64 * u64::from(offer.cores)).div_ceil(cores);
+            prop_assert!(count(&after, id) as u64 <= fair, "{} holds more than its share {}", id, fair);
+        }
+    }
+
+    #[test]
+    fn a_join_takes_at_most_its_share_and_moves_nothing_else(demand in ample(), joiner in 1_u32..=16) {
+        let before = rebalance(&demand, &Assignment::default());
+        let mut larger = demand.clone();
+        let joined = worker(50);
+        larger.workers.insert(joined.clone(), offer(joiner, 1_000));
+        let after = rebalance(&larger, &before);
+        let cores: u64 = larger.workers.values().map(|offer| u64::from(offer.cores)).sum();
+        let fair = (demand.slots.len() as u64 * u64::from(joiner)).div_ceil(cores);
+        let moves = moved(&before, &after);
+        prop_assert!(moves.iter().all(|slot| after.owners.get(slot) == Some(&joined)));
+        prop_assert_eq!(moves.iter().collect::<std::collections::BTreeSet<_>>().len(), count(&after, &joined));
+        prop_assert!(count(&after, &joined) as u64 <= fair);
+    }
+
+    #[test]
+    fn a_departure_moves_its_own_slots_only(demand in ample(), index in any::<prop::sample::Index>()) {
+        let before = rebalance(&demand, &Assignment::default());
+        let gone = worker(index.index(demand.workers.len()));
+        let mut smaller = demand.clone();
+        smaller.workers.remove(&gone);
+        let after = rebalance(&smaller, &before);
+        for slot in moved(&before, &after) {
+            prop_assert_eq!(before.owners.get(&slot), Some(&gone));
+        }
+    }
+
+    #[test]
+    fn a_worker_that_leaves_and_comes_back_moves_no_third_partys_slots_twice(
+        demand in ample(), index in any::<prop::sample::Index>(),
+    ) {
+        let before = rebalance(&demand, &Assignment::default());
+        let gone = worker(index.index(demand.workers.len()));
+        let mut smaller = demand.clone();
+        smaller.workers.remove(&gone);
+        let without = rebalance(&smaller, &before);
+        let back = rebalance(&demand, &without);
+        for slot in moved(&without, &back) {
+            prop_assert_eq!(back.owners.get(&slot), Some(&gone));
+        }
+    }
+}
+
+#[test]
+fn two_cores_get_twice_the_share_of_one() {
+    let after = rebalance(&cluster(&[1, 2], 6), &Assignment::default());
+    assert_eq!((count(&after, &worker(0)), count(&after, &worker(1))), (2, 4));
+}
+
+#[test]
+fn the_seventh_worker_for_six_slots_stays_idle() {
+    let six = cluster(&[1; 6], 6);
+    let before = rebalance(&six, &Assignment::default());
+    let after = rebalance(&cluster(&[1; 7], 6), &before);
+    assert_eq!(after, before);
+    let per_worker: BTreeMap<_, _> = six.workers.keys().map(|id| (id.clone(), count(&after, id))).collect();
+    assert!(per_worker.values().all(|held| *held == 1), "{per_worker:?}");
+}
