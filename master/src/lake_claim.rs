@@ -84,10 +84,8 @@ async fn compare(lake: &Lake, pipeline: &PipelineId) -> Result<(), ClaimError> {
         }
         Err(error) => return Err(failed(lake, error)),
     };
-    let claim: PipelineDefinition = serde_json::from_slice(&bytes).map_err(|error| ClaimError::Unreadable {
-        url: lake.url.clone(),
-        key: KEY,
-        reason: error.to_string(),
+    let claim: PipelineDefinition = serde_json::from_slice(&bytes).map_err(|error| {
+        ClaimError::Unreadable { url: lake.url.clone(), key: KEY, reason: error.to_string() }
     })?;
     if claim.id == *pipeline {
         Ok(())

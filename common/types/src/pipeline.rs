@@ -34,7 +34,9 @@ impl FromStr for SecretReference {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.to_owned())),
             Some(("file", path)) if path.starts_with('/') => Ok(Self::File(path.to_owned())),
             // The value is not repeated: it may be the secret itself.
-            _ => Err("expected where the secret is kept, never the secret: env:NAME or file:/PATH".to_owned()),
+            _ => {
+                Err("expected where the secret is kept, never the secret: env:NAME or file:/PATH".to_owned())
+            }
         }
     }
 }
