@@ -10,10 +10,10 @@ use millrace_common::types::SlotId;
 use tokio::sync::Notify;
 
 /// Least that librdkafka gets for a partition; below it fetching becomes request by request.
-const LEAST_FETCH_PER_SLOT: u64 = 2 << 20;
+const LEAST_FETCH_PER_SLOT: u64 = 4 << 20;
 const MOST_FETCH_PER_SLOT: u64 = 64 << 20;
 /// What an open slot needs beside its fetch queue: its builders, a producer, a flush under way.
-const LEAST_BUFFER_PER_SLOT: u64 = 6 << 20;
+const LEAST_BUFFER_PER_SLOT: u64 = 12 << 20;
 /// More slots than this on one worker are of no use to anybody.
 const MOST_SLOTS: u64 = 4096;
 
