@@ -14,7 +14,8 @@ use rdkafka::error::KafkaError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Of each question; what is away is asked again and said meanwhile.
+const DEADLINE: Duration = Duration::from_secs(3);
 const PRODUCE: i16 = 0;
 const API_VERSIONS: i16 = 18;
 /// Produce's highest version at the brokers of Kafka 4.0.

@@ -35,12 +35,8 @@ pub enum ClaimError {
          --s3-secret-access-key name, by default AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )]
     Credentials { url: String, reason: String },
-    #[error("the lake {url} can't be asked: {source}")]
-    Unreachable {
-        url: String,
-        #[source]
-        source: StoreError,
-    },
+    #[error("the lake {url} can't be asked: {reason}")]
+    Unreachable { url: String, reason: String },
 }
 
 impl ClaimError {
@@ -100,8 +96,18 @@ fn failed(lake: &Lake, error: StoreError) -> ClaimError {
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
             ClaimError::Credentials { url, reason: error.to_string() }
         }
-        source => ClaimError::Unreachable { url, source },
+        other => ClaimError::Unreachable { url, reason: reason(&other) },
     }
+}
+
+/// The store's own words, and the cause at the bottom if they leave it out ("connection refused").
+fn reason(error: &StoreError) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let (words, cause) = (error.to_string(), cause.to_string());
+    if words.contains(&cause) { words } else { format!("{words}: {cause}") }
 }
 
 #[cfg(test)]

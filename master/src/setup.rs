@@ -93,14 +93,18 @@ pub(crate) async fn set_up(
 async fn try_once(built_in: &BuiltIn, config: &PipelineConfig, handle: &Handle) -> Result<(), SetUpRefusal> {
     let (BuiltIn::New(definition) | BuiltIn::Known(definition)) = built_in;
     kafka_check::check(&definition.bootstrap_servers).await?;
-    let mut topics = vec![config.latest_topic(), definition.invalid_topic.as_str()];
+    let mut topics = vec![definition.invalid_topic.as_str()];
     match built_in {
-        BuiltIn::New(_) => lake_claim::claim(definition).await?,
-        BuiltIn::Known(_) => lake_claim::check(definition).await?,
-    }
-    if matches!(built_in, BuiltIn::New(_)) {
+        BuiltIn::New(_) => {
+            lake_claim::claim(definition).await?;
+            topics.push(config.latest_topic());
+            topics.extend(definition.source_topics.iter().map(String::as_str));
+        }
         // A known pipeline's source is never made anew: its cursors would point into other records.
-        topics.extend(definition.source_topics.iter().map(String::as_str));
+        BuiltIn::Known(_) => {
+            lake_claim::check(definition).await?;
+            topics.extend(config.latest_topic.as_deref());
+        }
     }
     topics.sort_unstable();
     topics.dedup();

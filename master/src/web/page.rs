@@ -93,7 +93,9 @@ fn section(heading: &str, count: usize, empty: &str, columns: &[&str], rows: &Ma
 }
 
 fn workers(cluster: &Cluster) -> Markup {
-    let rows = html! { @for worker in &cluster.workers { (worker_row(worker)) } };
+    let mut sorted: Vec<&Worker> = cluster.workers.iter().collect();
+    sorted.sort_by_key(|worker| worker.state == WorkerState::Dead);
+    let rows = html! { @for worker in sorted { (worker_row(worker)) } };
     section(
         "Workers",
         cluster.workers.len(),
@@ -106,7 +108,7 @@ fn workers(cluster: &Cluster) -> Markup {
 fn worker_row(worker: &Worker) -> Markup {
     html! {
         tr {
-            td {
+            td.id {
                 @if worker.state == WorkerState::Alive {
                     a href=(format!("http://{}/metrics", worker.address)) rel="noreferrer" { (worker.id) }
                 } @else { (worker.id) }
@@ -154,7 +156,7 @@ fn slot_row(slot: &Slot) -> Markup {
         tr {
             td { (slot.topic) }
             td.number { (slot.partition) }
-            td { @match &slot.owner { Some(owner) => (owner), None => em { "nobody" } } }
+            td.id { @match &slot.owner { Some(owner) => (owner), None => em { "nobody" } } }
             td.number { (slot.epoch) }
             td { span class=(format!("state {}", slot.state.word())) { (slot.state.word()) } }
             td.number { (number(slot.lake_cursor)) }
