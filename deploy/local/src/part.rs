@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ports::{self, PortError, PortUse};
 use crate::probe::Probe;
@@ -13,6 +13,8 @@ use crate::process::{Exit, Process, Program};
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long a part may take to stop in order.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long a taken port is waited for.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at whether a part is ready.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -101,13 +103,24 @@ impl Part {
         if self.pid().is_some() {
             return Ok(());
         }
-        ports::check(&self.program.name, &self.ports)?;
+        self.await_ports().await?;
         let path = self.program.path.display();
         let started = Process::start(&self.program).await;
         let process =
             started.map_err(PartError::io(format!("{} can't be started as {path}", self.program.name)))?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// A port in the ephemeral range may be some client's for a moment, and a killed predecessor's for another.
+    async fn await_ports(&self) -> Result<(), PortError> {
+        let began = Instant::now();
+        loop {
+            match ports::check(&self.program.name, &self.ports) {
+                Err(_) if began.elapsed() < PORT_PATIENCE => tokio::time::sleep(PROBE_PAUSE).await,
+                checked => return checked,
+            }
+        }
     }
 
     /// Waits until it answers its probe.

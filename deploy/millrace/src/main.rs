@@ -36,6 +36,8 @@ enum Command {
     Worker(millrace_worker::Config),
     /// Take click events over HTTP, check them, and hand them to Kafka.
     Ingest(Box<millrace_ingest::collector::Config>),
+    /// Send click events to a collector, and keep a ledger of its answers.
+    Generate(Box<millrace_ingest::generator::Config>),
     /// Account for every raw offset: which are in the lake exactly once, and what is wrong.
     Verify(millrace_verify::Config),
     /// Run the whole job on this machine, each process a real one, and verify it at the end.
@@ -69,6 +71,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Master(config) => millrace_master::run(*config, shutdown).await.map(|()| true)?,
         Command::Worker(config) => millrace_worker::run(config, shutdown).await.map(|()| true)?,
         Command::Ingest(config) => millrace_ingest::collector::run(*config, shutdown).await.map(|()| true)?,
+        Command::Generate(config) => {
+            millrace_ingest::generator::run(*config, shutdown).await.map(|()| true)?
+        }
         Command::Verify(config) => millrace_verify::run(config, shutdown).await?.clean,
         Command::Demo(config) => demo::run(*config, shutdown).await? == demo::Outcome::Clean,
         Command::Workers(config) => workers::run(config).await.map(|()| true)?,

@@ -80,6 +80,7 @@ impl Cluster {
             .arguments(["--partitions", &config.partitions.to_string()]);
         let mut generator = program("generator", "generate")
             .arguments(["--url", &places.collect, "--rate", &config.rate.to_string()])
+            .arguments(["--seeded", "--invalid", &config.invalid.to_string()])
             .argument("--ledger")
             .argument(&places.ledger);
         if let Some(duration) = config.duration {
@@ -89,9 +90,17 @@ impl Cluster {
         Self {
             kafka: None,
             s3: None,
-            master: Part::new(master, Vec::new(), Probe::Http { url: format!("{}/readyz", places.page) }),
+            master: Part::new(
+                master,
+                config.ports.master(),
+                Probe::Http { url: format!("{}/readyz", places.page) },
+            ),
             workers: (1..=config.workers).map(worker).collect(),
-            collector: Part::new(collector, Vec::new(), Probe::Http { url: collector_ready }),
+            collector: Part::new(
+                collector,
+                vec![config.ports.collector()],
+                Probe::Http { url: collector_ready },
+            ),
             generator: Part::new(generator, Vec::new(), Probe::None),
         }
     }

@@ -26,9 +26,12 @@ pub struct Config {
     /// Memory that each worker may use for its buffers.
     #[arg(long, default_value = "512MiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub memory: u64,
-    /// Events that the generator sends a second.
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    /// Events that the generator sends a second; 0 is as many as are taken.
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub rate: u64,
+    /// Share of events that are invalid on purpose, from 0 to 1: the collector refuses them.
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    pub invalid: f64,
     /// How long the generator sends; without it, until Ctrl-C.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
@@ -107,6 +110,17 @@ impl Ports {
         PortUse { port: self.s3_port, flag: "--s3-port" }
     }
 
+    pub(crate) fn master(&self) -> Vec<PortUse> {
+        vec![
+            PortUse { port: self.master_port, flag: "--master-port" },
+            PortUse { port: self.http_port, flag: "--http-port" },
+        ]
+    }
+
+    pub(crate) fn collector(&self) -> PortUse {
+        PortUse { port: self.collector_port, flag: "--collector-port" }
+    }
+
     pub(crate) fn s3_inner(&self) -> PortUse {
         let port = self.s3_inner_ports.unwrap_or(self.s3_port.saturating_add(10));
         PortUse { port, flag: "--s3-inner-ports" }
@@ -124,6 +138,9 @@ impl Config {
                 format_bytes(self.memory),
                 format_bytes(LEAST_MEMORY)
             ));
+        }
+        if !(0.0..=1.0).contains(&self.invalid) {
+            problems.push(format!("--invalid {}: expected a number from 0 to 1", self.invalid));
         }
         if self.roll_age.is_zero() {
             problems.push("--roll-age 0 never leaves a file open: expected a time like 10s".to_owned());
@@ -159,11 +176,8 @@ impl Config {
 
     fn used_ports(&self) -> Vec<PortUse> {
         let ports = &self.ports;
-        let mut used = vec![
-            PortUse { port: ports.master_port, flag: "--master-port" },
-            PortUse { port: ports.http_port, flag: "--http-port" },
-            PortUse { port: ports.collector_port, flag: "--collector-port" },
-        ];
+        let mut used = ports.master();
+        used.push(ports.collector());
         if self.parts.kafka.is_none() {
             used.extend([ports.kafka(), ports.kafka_controller()]);
         }

@@ -31,11 +31,13 @@ use crate::s3;
 use cluster::{Cluster, Places, start_line, worker_line};
 pub use config::{Config, Parts, Ports};
 use folder::{Folder, FolderError, Origin};
-use master::{Master, Snapshot, grouped};
+use master::{Failover, Master, Snapshot, grouped};
 use report::{Report, WorkerLoss, rate, resident_mib};
 use screen::Screen;
 
 const TICK: Duration = Duration::from_millis(500);
+/// No worker can be lost, come back and be lost again within this: the lease is longer.
+const SAME_LOSS_MS: u64 = 1_000;
 
 /// How the demo ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +110,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Outcome, Error> {
         screen: Screen::new(),
         started: SystemTime::now(),
         first_lake_file: None,
-        losses: BTreeMap::new(),
+        losses: Vec::new(),
         peak_resident_mib: BTreeMap::new(),
         config,
         folder,
@@ -180,8 +182,8 @@ struct Demo {
     screen: Screen,
     started: SystemTime,
     first_lake_file: Option<Duration>,
-    /// By worker and time of detection; kept here because a restarted master has forgotten them.
-    losses: BTreeMap<(String, u64), WorkerLoss>,
+    /// Kept here because a restarted master has forgotten them.
+    losses: Vec<(Failover, WorkerLoss)>,
     peak_resident_mib: BTreeMap<String, u64>,
 }
 
@@ -195,7 +197,7 @@ impl Demo {
             }
         }
         let sending = Instant::now();
-        let generator_fault = self.watch(shutdown).await;
+        self.watch(shutdown).await?;
         let no_signals = "signals can't be received";
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error(no_signals))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(io_error(no_signals))?;
@@ -207,7 +209,7 @@ impl Demo {
         if outcome == Outcome::NotVerified {
             self.screen.say("Ended without verification.");
         }
-        generator_fault.map_or(Ok(outcome), |fault| Err(fault.into()))
+        Ok(outcome)
     }
 
     async fn start(&mut self) -> Result<(), Error> {
@@ -239,7 +241,10 @@ impl Demo {
         }
         line("master", &places.master, Some(&cluster.master));
         line("collector", &places.collect, Some(&cluster.collector));
-        let rate = format!("{} events a second", grouped(config.rate));
+        let rate = match config.rate {
+            0 => "as many events as are taken".to_owned(),
+            rate => format!("{} events a second", grouped(rate)),
+        };
         line("generator", &rate, Some(&cluster.generator));
         for worker in &cluster.workers {
             line(worker.name(), "", Some(worker));
@@ -262,18 +267,18 @@ impl Demo {
         screen.say(format!("{end}: the lake catches up and is verified.\n"));
     }
 
-    /// Shows how things stand until the generator has ended or `shutdown` begins; the error tells of a generator that
-    /// failed.
-    async fn watch(&mut self, shutdown: &Shutdown) -> Option<PartError> {
-        let mut deaths =
-            deaths(self.cluster.parts().filter(|part| part.name() != self.cluster.generator.name()));
+    /// Shows how things stand until the generator has done its work or `shutdown` begins; the error tells of a
+    /// generator that failed.
+    async fn watch(&mut self, shutdown: &Shutdown) -> Result<(), PartError> {
+        let others = self.cluster.parts().filter(|part| part.name() != self.cluster.generator.name());
+        let mut deaths = deaths(others);
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                () = shutdown.begun() => return None,
+                () = shutdown.begun() => return Ok(()),
                 fault = self.cluster.generator.fails() => {
-                    let ended = self.cluster.generator.process().and_then(Process::exit);
-                    return (!ended.is_some_and(|exit| exit.status.success())).then_some(fault);
+                    let exit = self.cluster.generator.process().and_then(Process::exit);
+                    return if exit.is_some_and(|exit| exit.status.success()) { Ok(()) } else { Err(fault) };
                 }
                 Some(death) = deaths.next() => self.screen.say(death),
                 _ = tick.tick() => self.look().await,
@@ -319,13 +324,20 @@ impl Demo {
             let workers = self.cluster.workers.iter().filter_map(Part::process);
             let died = workers.filter(|process| process.pid() == failover.pid).find_map(Process::exit);
             let loss = WorkerLoss::new(failover, died.map(|exit| exit.at));
-            let key = (failover.worker.clone(), failover.detected_at_ms);
-            let is_news = loss.first_commit_ms.is_some()
-                && self.losses.get(&key).is_none_or(|known| known.first_commit_ms.is_none());
-            if is_news {
+            // The master works out points in time anew for each answer, so that they may differ by a little.
+            let is_same = |(known, _): &(Failover, WorkerLoss)| {
+                known.worker == failover.worker
+                    && known.detected_at_ms.abs_diff(failover.detected_at_ms) < SAME_LOSS_MS
+            };
+            let known = self.losses.iter().position(is_same);
+            let was_told = known.is_some_and(|index| self.losses[index].1.first_commit_ms.is_some());
+            if loss.first_commit_ms.is_some() && !was_told {
                 self.screen.say(loss.to_string());
             }
-            self.losses.insert(key, loss);
+            match known {
+                Some(index) => self.losses[index] = (failover.clone(), loss),
+                None => self.losses.push((failover.clone(), loss)),
+            }
         }
     }
 
@@ -386,7 +398,7 @@ impl Demo {
             first_lake_file_ms: self
                 .first_lake_file
                 .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-            worker_losses: self.losses.values().cloned().collect(),
+            worker_losses: self.losses.iter().map(|(_, loss)| loss.clone()).collect(),
             peak_resident_mib: self.peak_resident_mib.clone(),
             verify,
         })
