@@ -5,6 +5,7 @@ mod cluster;
 mod config;
 mod finish;
 mod folder;
+mod losses;
 mod master;
 mod report;
 mod screen;
@@ -31,13 +32,12 @@ use crate::s3;
 use cluster::{Cluster, Places, start_line, worker_line};
 pub use config::{Config, Parts, Ports};
 use folder::{Folder, FolderError, Origin};
-use master::{Failover, Master, Snapshot, grouped};
-use report::{Report, WorkerLoss, rate, resident_mib};
+use losses::Losses;
+use master::{Master, Snapshot, grouped};
+use report::{Report, rate, resident_mib};
 use screen::Screen;
 
 const TICK: Duration = Duration::from_millis(500);
-/// No worker can be lost, come back and be lost again within this: the lease is longer.
-const SAME_LOSS_MS: u64 = 1_000;
 
 /// How the demo ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Outcome, Error> {
         screen: Screen::new(),
         started: SystemTime::now(),
         first_lake_file: None,
-        losses: Vec::new(),
+        losses: Losses::default(),
         peak_resident_mib: BTreeMap::new(),
         config,
         folder,
@@ -182,8 +182,7 @@ struct Demo {
     screen: Screen,
     started: SystemTime,
     first_lake_file: Option<Duration>,
-    /// Kept here because a restarted master has forgotten them.
-    losses: Vec<(Failover, WorkerLoss)>,
+    losses: Losses,
     peak_resident_mib: BTreeMap<String, u64>,
 }
 
@@ -323,20 +322,8 @@ impl Demo {
         for failover in failovers.iter().filter(|failover| u128::from(failover.detected_at_ms) >= started) {
             let workers = self.cluster.workers.iter().filter_map(Part::process);
             let died = workers.filter(|process| process.pid() == failover.pid).find_map(Process::exit);
-            let loss = WorkerLoss::new(failover, died.map(|exit| exit.at));
-            // The master works out points in time anew for each answer, so that they may differ by a little.
-            let is_same = |(known, _): &(Failover, WorkerLoss)| {
-                known.worker == failover.worker
-                    && known.detected_at_ms.abs_diff(failover.detected_at_ms) < SAME_LOSS_MS
-            };
-            let known = self.losses.iter().position(is_same);
-            let was_told = known.is_some_and(|index| self.losses[index].1.first_commit_ms.is_some());
-            if loss.first_commit_ms.is_some() && !was_told {
+            if let Some(loss) = self.losses.note(failover, died.map(|exit| exit.at)) {
                 self.screen.say(loss.to_string());
-            }
-            match known {
-                Some(index) => self.losses[index] = (failover.clone(), loss),
-                None => self.losses.push((failover.clone(), loss)),
             }
         }
     }
@@ -398,7 +385,7 @@ impl Demo {
             first_lake_file_ms: self
                 .first_lake_file
                 .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-            worker_losses: self.losses.iter().map(|(_, loss)| loss.clone()).collect(),
+            worker_losses: self.losses.all(),
             peak_resident_mib: self.peak_resident_mib.clone(),
             verify,
         })
