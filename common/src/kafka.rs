@@ -10,6 +10,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// Deadline of one administrative request.
 const ADMIN_DEADLINE: Duration = Duration::from_secs(15);
+/// Deadline of one look at the metadata. It blocks a thread, for which the end of the process waits.
+const METADATA_DEADLINE: Duration = Duration::from_secs(4);
 
 /// Settings that every client shares. `role` shows up in the broker's log and metrics.
 pub fn client_config(bootstrap_servers: &str, role: &str) -> ClientConfig {
@@ -93,7 +95,7 @@ pub async fn partition_counts(
         let admin: AdminClient<DefaultClientContext> = client_config(&servers, "setup").create()?;
         let mut found = BTreeMap::new();
         for topic in wanted {
-            let metadata = admin.inner().fetch_metadata(Some(&topic), ADMIN_DEADLINE)?;
+            let metadata = admin.inner().fetch_metadata(Some(&topic), METADATA_DEADLINE)?;
             for entry in metadata.topics() {
                 match entry.error().map(RDKafkaErrorCode::from) {
                     None if !entry.partitions().is_empty() => {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod drain;
 mod link;
 mod metrics;
 mod producer;

@@ -31,6 +31,7 @@ use tracing::error;
 use super::Config;
 use super::answer::{Answer, Refused, Verdict};
 use super::body::{Judged, Unreadable, judge};
+use super::drain::{Patience, drain};
 use super::link::Link;
 use super::metrics::Metrics;
 use super::producer::Delivered;
@@ -61,11 +62,13 @@ pub(super) fn routes(config: &Config, link: &Link, metrics: &Metrics) -> Router 
         max_event: usize::try_from(config.max_event).unwrap_or(usize::MAX),
     };
     let counted = metrics.clone();
+    let patience = Patience { bytes: config.max_body.saturating_mul(2), time: BODY_DEADLINE };
     let limits = ServiceBuilder::new()
         .map_response(move |response: Response| {
             counted.count_request(response.status().as_u16());
             response
         })
+        .layer(axum::middleware::from_fn_with_state(patience, drain))
         .layer(HandleErrorLayer::new(|_: tower::BoxError| async { too_many_requests() }))
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(config.max_requests as usize))
