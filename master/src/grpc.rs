@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::{SlotPhase, SlotReport, WorkerId};
+use millrace_common::types::{SlotPhase, SlotReport, StopReason, WorkerId};
 use millrace_master_core::{Event, Rejection, SlotView, WorkerView};
 use millrace_proto::v1::master_server::{Master, MasterServer};
 use millrace_proto::v1::{
@@ -16,7 +16,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::handle::{Handle, Look, Refused, SessionLink};
 
@@ -118,7 +118,11 @@ async fn read(
             }
             Some(worker_message::Message::SlotStopped(stopped)) => {
                 let SlotStopped { slot, epoch, reason } = stopped.try_into().map_err(unreadable)?;
-                warn!(%worker, %slot, %epoch, ?reason, "slot stopped on its worker");
+                if reason == StopReason::Revoked {
+                    info!(%worker, %slot, %epoch, "slot given up");
+                } else {
+                    warn!(%worker, %slot, %epoch, ?reason, "slot stopped on its worker");
+                }
                 Event::SlotStopped { session, worker: worker.clone(), slot, epoch, reason }
             }
             Some(worker_message::Message::Register(_)) => {

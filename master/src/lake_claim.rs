@@ -6,8 +6,15 @@
 use millrace_common::lake::{self, Lake, LakeError};
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId};
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use serde::Deserialize;
 
 const KEY: &str = "_millrace/pipeline.json";
+
+/// What is read of a claim: the definition around it may be another version's.
+#[derive(Debug, Deserialize)]
+struct Claim {
+    id: PipelineId,
+}
 
 /// The lake can't be used, or can't be asked now.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +87,10 @@ async fn compare(lake: &Lake, pipeline: &PipelineId) -> Result<(), ClaimError> {
         }
         Err(error) => return Err(failed(lake, error)),
     };
-    let claim: PipelineDefinition = serde_json::from_slice(&bytes).map_err(|error| {
-        ClaimError::Unreadable { url: lake.url.clone(), key: KEY, reason: error.to_string() }
+    let claim: Claim = serde_json::from_slice(&bytes).map_err(|error| ClaimError::Unreadable {
+        url: lake.url.clone(),
+        key: KEY,
+        reason: error.to_string(),
     })?;
     if claim.id == *pipeline {
         Ok(())

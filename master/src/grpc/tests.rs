@@ -94,8 +94,7 @@ impl Scripted {
                 let revoke = millrace_proto::Revoke::try_from(revoke).expect("readable");
                 self.revoked += 1;
                 self.slots.remove(&revoke.slot);
-                let reason = millrace_common::types::StopReason::Revoked;
-                let stopped = WorkerMessage::slot_stopped(&revoke.slot, revoke.epoch, &reason);
+                let stopped = WorkerMessage::slot_stopped(&revoke.slot, revoke.epoch, &StopReason::Revoked);
                 self.outbound.send(stopped).await.expect("sent");
             }
             other => panic!("unexpected {other:?}"),

@@ -7,6 +7,8 @@ mod spark;
 
 #[cfg(test)]
 mod example;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
