@@ -115,6 +115,10 @@ async fn workers_by_hand_join_idle_freeze_and_come_back() {
     for worker in &workers {
         assert!(listed.contains(&worker.pid().to_string()), "{} is not listed:\n{listed}", worker.pid());
     }
+    let (json, status) = demo.run(&["workers", "--master", &demo.master(), "--json"]).await;
+    assert!(status.success(), "{json}");
+    let array: serde_json::Value = serde_json::from_str(&json).expect("JSON alone on stdout");
+    assert_eq!(array.as_array().map(Vec::len), Some(workers.len()), "{json}");
     demo.interrupt().await;
     drop(workers);
 }

@@ -12,7 +12,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Which master is asked.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Example:\n  millrace workers --master 127.0.0.1:7077")]
+#[command(after_help = "Examples:\n  millrace workers --master 127.0.0.1:7077\n  millrace workers --json")]
 pub(crate) struct Config {
     /// Where the master listens; several, separated by commas, are tried in turn.
     #[arg(
@@ -23,6 +23,9 @@ pub(crate) struct Config {
         value_name = "HOST:PORT"
     )]
     master: Vec<String>,
+    /// Print a JSON array instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 /// No master told its workers.
@@ -42,7 +45,11 @@ pub(crate) async fn run(config: Config) -> Result<(), Error> {
             .map_err(|_| Error::Address { master: master.clone() })?;
         match ask(endpoint).await {
             Ok(workers) => {
-                print!("{}", table(&workers));
+                if config.json {
+                    println!("{:#}", serde_json::Value::from_iter(workers.iter().map(object)));
+                } else {
+                    print!("{}", table(&workers));
+                }
                 return Ok(());
             }
             Err(reason) => refusals.push(format!("{master}: {reason}")),
@@ -82,6 +89,26 @@ fn table(workers: &[WorkerStatus]) -> String {
         text.push_str("no worker has registered\n");
     }
     text
+}
+
+/// A worker in the words of `/api/v1/workers`.
+fn object(status: &WorkerStatus) -> serde_json::Value {
+    let worker = status.worker.clone().unwrap_or_default();
+    let slots = status.slots.iter().map(|report| {
+        let slot = report.slot.clone().unwrap_or_default();
+        format!("{}/{}-{}", slot.pipeline, slot.topic, slot.partition)
+    });
+    serde_json::json!({
+        "id": worker.id,
+        "pid": worker.pid,
+        "state": status.state,
+        "cores": worker.cores,
+        "memory_mib": worker.memory_mib,
+        "memory_used_bytes": status.memory_used_bytes,
+        "slots": slots.collect::<Vec<_>>(),
+        "heartbeat_age_ms": status.last_heartbeat_age_ms,
+        "idle_reason": (!status.idle_reason.is_empty()).then_some(&status.idle_reason),
+    })
 }
 
 fn row(status: &WorkerStatus) -> [String; 6] {
