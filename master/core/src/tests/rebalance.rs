@@ -142,7 +142,7 @@ proptest! {
     fn a_departure_moves_its_own_slots_only(demand in ample(), index in any::<prop::sample::Index>()) {
         let before = rebalance(&demand, &Assignment::default());
         let gone = worker(index.index(demand.workers.len()));
-        let mut smaller = demand.clone();
+        let mut smaller = demand;
         smaller.workers.remove(&gone);
         let after = rebalance(&smaller, &before);
         for slot in moved(&before, &after) {

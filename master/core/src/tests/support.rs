@@ -207,7 +207,7 @@ impl Cluster {
             while self.coordinator.next_deadline().is_some_and(|due| due.0 <= self.now) {
                 all.extend(self.apply(Event::DeadlineReached));
             }
-            if self.now % self.settings.heartbeat.0 == 0 {
+            if self.now.is_multiple_of(self.settings.heartbeat.0) {
                 let speaking: Vec<WorkerId> = self.sessions.keys().cloned().collect();
                 for worker in speaking.iter().filter(|worker| !silent.contains(&worker.as_str())) {
                     all.extend(self.heartbeat(worker));
