@@ -69,7 +69,7 @@ pub(super) struct Refused {
     pub(super) message: String,
 }
 
-/// The body of a [`Refused`] request's answer.
+/// The body of a refused request's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     pub error: ErrorDetail,
