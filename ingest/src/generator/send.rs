@@ -77,7 +77,10 @@ async fn send(shared: &Shared, ledger: &Ledger, batch: &Batch, due: Instant) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     let outcome = loop {
         if shared.stop.is_cancelled() {
-            return Tally::add(&tally.not_sent, events);
+            if backoff.tries() > 0 {
+                Tally::add(&tally.not_sent, events);
+            }
+            return;
         }
         match ask(shared, batch.body.clone(), events).await {
             Outcome::NotSent(reason) => {
