@@ -100,7 +100,8 @@ impl Coordinator {
     pub fn next_deadline(&self) -> Option<Millis> {
         let workers = self.workers.values().map(|worker| self.deadline_of(worker));
         let retries = self.slots.values().filter_map(|slot| slot.retry_at);
-        workers.chain(retries).chain(self.settle_at).min()
+        let returns = self.slots.values().filter_map(|slot| slot.avoid.as_ref().map(|(_, until)| *until));
+        workers.chain(retries).chain(returns).chain(self.settle_at).min()
     }
 
     /// Everything that the store holds now, if each step was committed.
@@ -251,6 +252,10 @@ impl Coordinator {
         for slot in self.slots.values_mut() {
             if slot.retry_at.is_some_and(|at| at <= self.now) {
                 slot.retry_at = None;
+                self.replan = true;
+            }
+            if slot.avoid.as_ref().is_some_and(|(_, until)| *until <= self.now) {
+                slot.avoid = None;
                 self.replan = true;
             }
         }

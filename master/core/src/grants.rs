@@ -41,13 +41,18 @@ impl Coordinator {
                 );
                 slot.halt = Some(Halt { kind: HaltKind::RecordDamaged, detail });
             }
-            StopReason::EpochBehind { recorded } => slot.epoch = slot.epoch.max(recorded),
+            StopReason::EpochBehind { recorded } if recorded > slot.epoch => {
+                slot.epoch = recorded;
+                slot.granted_to = None;
+            }
+            StopReason::EpochBehind { .. } => {}
             StopReason::Revoked | StopReason::Fenced | StopReason::Failed { .. } => {}
         }
         if !planned && slot.halt.is_none() {
             slot.note_failure(now, failed, settings.first_retry, settings.longest_retry);
             if slot.failures >= FAILURES_TO_AVOID {
-                slot.avoid = Some(worker.clone());
+                let until = now.plus(Millis(settings.longest_retry.0.saturating_mul(2)));
+                slot.avoid = Some((worker.clone(), until));
             }
         }
         slot.hold = Hold::Free { from: Some(worker.clone()), home, since, reason: next_reason, urgent: true };
@@ -117,7 +122,9 @@ impl Coordinator {
         let wanted = self.slots.iter().filter(|(_, slot)| slot.halt.is_none());
         Demand {
             workers: offers.collect(),
-            slots: wanted.map(|(id, slot)| (id.clone(), slot.avoid.clone())).collect(),
+            slots: wanted
+                .map(|(id, slot)| (id.clone(), slot.avoid.as_ref().map(|(worker, _)| worker.clone())))
+                .collect(),
         }
     }
 
@@ -162,6 +169,7 @@ impl Coordinator {
             return;
         };
         slot.epoch = slot.epoch.next();
+        slot.granted_to = Some(to.clone());
         let epoch = slot.epoch;
         self.history.moved(Move {
             slot: id.clone(),

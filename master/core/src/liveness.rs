@@ -164,12 +164,9 @@ impl Coordinator {
                 continue;
             }
             lost.push(LostSlot { slot: slot_id.clone(), epoch: slot.epoch, regrant: None });
-            let home = match &slot.hold {
-                Hold::Revoking { to, .. } => Some(to.clone()),
-                Hold::Granted { .. } | Hold::Free { .. } => None,
-            };
             let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
-            slot.hold = Hold::Free { from: Some(id.clone()), home, since: self.now, reason, urgent: true };
+            slot.hold =
+                Hold::Free { from: Some(id.clone()), home: None, since: self.now, reason, urgent: true };
         }
         for lost in &lost {
             self.touch(&lost.slot);

@@ -105,6 +105,8 @@ pub struct SlotRecord {
     pub opened: bool,
     /// To whom `epoch` is granted; `None` when the slot is free.
     pub owner: Option<WorkerId>,
+    /// To whom `epoch` was granted, when the slot is free: this worker alone may still run it rightly.
+    pub last_owner: Option<WorkerId>,
     pub halt: Option<Halt>,
 }
 

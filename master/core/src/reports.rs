@@ -4,9 +4,9 @@
 //!
 //! - An older epoch of a slot that the worker owns: its newer grant is on the way, or is sent again.
 //! - A higher epoch of a slot that the worker owns: the store forgot a step; the claim is taken over, no pause.
-//! - A free slot's last epoch, or a higher one: nobody else was granted it since, so the worker keeps it, without
-//!   a pause (a lone worker that froze and thawed). Not if the slot is halted or waits after a failure, nor
-//!   beyond the worker's `max_slots`.
+//! - A free slot's epoch, claimed by the worker to which it was granted last, or a higher one: nobody was granted
+//!   the slot since, so the worker keeps it, without a pause (a lone worker that froze and thawed). Not if the
+//!   slot is halted or waits after a failure, nor beyond the worker's `max_slots`.
 //! - Everything else, unknown pipelines too, is revoked. Kafka's record holds the epoch that counts: a grant
 //!   below it comes back as `EpochBehind`.
 
@@ -62,7 +62,8 @@ impl Coordinator {
             Some(owner) if owner == worker && epoch == slot.epoch => Verdict::Current,
             Some(owner) if owner == worker && epoch > slot.epoch => Verdict::TakeOver,
             Some(owner) if owner == worker => Verdict::Outdated,
-            None if epoch >= slot.epoch
+            None if (epoch > slot.epoch
+                || (epoch == slot.epoch && slot.granted_to.as_ref() == Some(worker)))
                 && slot.halt.is_none()
                 && slot.retry_at.is_none()
                 && self.has_memory_for_one(worker) =>
@@ -77,6 +78,7 @@ impl Coordinator {
         let resend = Resend::after(self.now, self.settings.heartbeat);
         let Some(slot) = self.slots.get_mut(id) else { return };
         slot.epoch = epoch;
+        slot.granted_to = Some(worker.clone());
         if matches!(slot.hold, Hold::Free { .. }) {
             slot.hold = Hold::Granted { owner: worker.clone(), resend };
         }
@@ -90,9 +92,6 @@ impl Coordinator {
         let Some(slot) = self.slots.get_mut(&report.slot) else { return true };
         slot.report = Some(report.clone());
         let running = report.phase == SlotPhase::Running;
-        if running {
-            slot.avoid = None;
-        }
         let newly_opened = running && !slot.opened;
         slot.opened |= running;
         let as_asked = match slot.hold {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millrace_types::{Epoch, PipelineDefinition, SlotId, WorkerSpec};
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Dirty};
 use crate::history::MoveReason;
 use crate::record::{RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup, SlotRecord};
 use crate::state::{Hold, Life, Pipeline, Resend, Slot, Worker};
@@ -77,12 +77,15 @@ impl Coordinator {
             let id = SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
             let owner = record.owner.clone();
             let mut slot = Slot::free(record, self.now, MoveReason::MasterRestarted, false);
-            // An owner that is gone leaves the slot free: the next grant has a higher epoch in any case.
-            if let Some(owner) = owner
-                && slot.halt.is_none()
-                && self.workers.get(&owner).is_some_and(|worker| worker.life != Life::Dead)
-            {
-                slot.hold = Hold::Granted { owner, resend: Resend::after(self.now, self.settings.heartbeat) };
+            if let Some(owner) = owner {
+                let known = self.workers.get(&owner).is_some_and(|worker| worker.life != Life::Dead);
+                if known && slot.halt.is_none() {
+                    let resend = Resend::after(self.now, self.settings.heartbeat);
+                    slot.hold = Hold::Granted { owner, resend };
+                } else {
+                    // An owner that is gone leaves the slot free: the next grant has a higher epoch in any case.
+                    self.dirty.insert(Dirty::Slots(group.clone()));
+                }
             }
             self.slots.insert(id, slot);
         }

@@ -104,6 +104,8 @@ pub(crate) enum Hold {
 pub(crate) struct Slot {
     /// The highest epoch granted or seen.
     pub(crate) epoch: Epoch,
+    /// To whom `epoch` was granted, also when that ended; `None` when it was only seen on record.
+    pub(crate) granted_to: Option<WorkerId>,
     pub(crate) opened: bool,
     pub(crate) halt: Option<Halt>,
     pub(crate) hold: Hold,
@@ -112,8 +114,8 @@ pub(crate) struct Slot {
     pub(crate) last_failure: Millis,
     /// Not granted before.
     pub(crate) retry_at: Option<Millis>,
-    /// Where it keeps failing.
-    pub(crate) avoid: Option<WorkerId>,
+    /// Where it keeps failing, and until when it stays away.
+    pub(crate) avoid: Option<(WorkerId, Millis)>,
     /// The last report of an owner, maybe of an earlier one.
     pub(crate) report: Option<SlotReport>,
 }
@@ -122,9 +124,10 @@ impl Slot {
     pub(crate) fn free(record: SlotRecord, since: Millis, reason: MoveReason, urgent: bool) -> Self {
         Self {
             epoch: record.epoch,
+            granted_to: record.owner.or_else(|| record.last_owner.clone()),
             opened: record.opened,
             halt: record.halt,
-            hold: Hold::Free { from: None, home: None, since, reason, urgent },
+            hold: Hold::Free { from: record.last_owner, home: None, since, reason, urgent },
             failures: 0,
             last_failure: Millis(0),
             retry_at: None,
@@ -146,6 +149,7 @@ impl Slot {
             epoch: self.epoch,
             opened: self.opened,
             owner: self.owner().cloned(),
+            last_owner: self.granted_to.clone().filter(|_| self.owner().is_none()),
             halt: self.halt.clone(),
         }
     }

@@ -184,6 +184,17 @@ fn a_lone_worker_that_froze_keeps_its_slots_without_a_new_epoch() {
 }
 
 #[test]
+fn a_lone_worker_keeps_its_slots_though_the_master_restarts_while_it_is_frozen() {
+    let mut cluster = Cluster::started(&["a"], 3);
+    let before = cluster.owners();
+    cluster.pass_without(4_000, &["a"]);
+    cluster.restart_master();
+    cluster.pass(1_000);
+    let told = cluster.register("a");
+    assert_eq!((told, cluster.owners()), (vec![], before));
+}
+
+#[test]
 fn the_masters_own_stall_is_nobodys_silence() {
     let mut cluster = Cluster::started(&["a", "b"], 4);
     let before = cluster.owners();

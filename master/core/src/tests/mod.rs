@@ -3,5 +3,6 @@
 mod liveness;
 mod rebalance;
 mod restoring;
+mod simulation;
 mod slots;
 mod support;

@@ -118,3 +118,21 @@ fn settings_that_dont_fit_together_are_refused() {
     assert!(refuse(Settings { first_retry: Millis(0), ..default() }).starts_with("first_retry = 0 ms"));
     assert!(refuse(Settings { longest_retry: Millis(10), ..default() }).starts_with("longest_retry = 10 ms"));
 }
+
+#[test]
+fn a_slot_whose_stored_owner_is_dead_or_gone_is_free() {
+    for gone in [false, true] {
+        let mut cluster = Cluster::started(&["a"], 1);
+        for record in cluster.store.values_mut() {
+            if let RecordBody::Worker { dead, .. } = &mut record.body {
+                *dead = true;
+            }
+        }
+        cluster.store.retain(|_, record| !gone || !matches!(record.body, RecordBody::Worker { .. }));
+        cluster.restart_master();
+        assert_eq!(cluster.owners().len(), 0);
+        cluster.register("b");
+        cluster.pass(1_000);
+        assert_eq!(cluster.owners()[&0], ("b".to_owned(), Epoch(2)));
+    }
+}

@@ -1,6 +1,6 @@
 //! Stories of slots: stops and their reasons, back-off, halts, lost messages, claims, refusals of pipelines.
 
-use millrace_types::{Epoch, Halt, HaltKind, SlotId, SlotPhase, StopReason, WorkerId};
+use millrace_types::{Epoch, Halt, HaltKind, Millis, SlotId, SlotPhase, StopReason, WorkerId};
 
 use super::support::{Cluster, definition, report, slot, spec, worker_id};
 use crate::{Directive, Event, MAX_SLOT_RECORDS, Rejection, SLOTS_PER_RECORD, Settings, SlotState, Step};
@@ -271,4 +271,70 @@ fn pipelines_that_cant_be_run_are_refused() {
     assert!(matches!(submit("b-1", 1, vec![most + 1]), Err(Rejection::TooManySlots { .. })));
     let step = submit("b-1", 1, vec![most]).expect("just fits");
     assert!(step.writes.len() > 90);
+}
+
+#[test]
+fn a_free_slots_epoch_is_believed_of_its_last_owner_only() {
+    let mut cluster = Cluster::new(Settings::default());
+    cluster.submit(3);
+    cluster.register("a");
+    cluster.pass(1_000);
+    cluster.pass_without(4_000, &["a"]);
+    assert_eq!(cluster.owners().len(), 0);
+    let running = vec![report(&slot(0), Epoch(1), SlotPhase::Running)];
+    let event = Event::WorkerRegistered { session: 90, spec: spec("b", 1), running };
+    let told = cluster.try_apply(event).expect("accepted").directives;
+    assert!(matches!(&told[0], Directive::Revoke { session: 90, epoch: Epoch(1), .. }), "{told:?}");
+    assert!(matches!(&told[1], Directive::Grant { session: 90, epoch: Epoch(2), .. }), "{told:?}");
+}
+
+#[test]
+fn claims_of_free_slots_are_taken_over_up_to_the_workers_memory() {
+    let mut cluster = Cluster::started(&["a"], 3);
+    cluster.pass_without(4_000, &["a"]);
+    cluster.lose_session("a");
+    let mut small = spec("a", 1);
+    small.max_slots = 2;
+    let told = cluster.register_spec(small);
+    assert_eq!(cluster.worker("a").slots.len(), 2);
+    let revoked = told.iter().filter(|directive| matches!(directive, Directive::Revoke { .. })).count();
+    assert_eq!(revoked, 1);
+}
+
+#[test]
+fn a_claim_does_not_end_a_back_off() {
+    let mut cluster = Cluster::started(&["a"], 1);
+    stopped(&mut cluster, &slot(0), failed());
+    let told = claim(&mut cluster, "a", &[(slot(0), 1)]);
+    assert!(matches!(told.as_slice(), [Directive::Revoke { .. }]), "{told:?}");
+    assert_eq!(cluster.slot(0).state, SlotState::Free);
+}
+
+#[test]
+fn an_epoch_seen_on_record_was_granted_to_nobody_known() {
+    let mut cluster = Cluster::started(&["a"], 1);
+    stopped(&mut cluster, &slot(0), StopReason::Fenced);
+    stopped(&mut cluster, &slot(0), StopReason::EpochBehind { recorded: Epoch(41) });
+    assert_eq!(cluster.slot(0).state, SlotState::Free, "it waits: the second stop in a row");
+    cluster.restart_master();
+    let told = cluster.register("a");
+    assert_eq!(told, vec![]);
+    let told = claim(&mut cluster, "a", &[(slot(0), 41)]);
+    assert!(matches!(told.as_slice(), [Directive::Revoke { .. }]), "{told:?}");
+}
+
+#[test]
+fn a_free_slot_waits_for_no_worker_that_lost_its_session() {
+    let mut cluster = Cluster::new(Settings { grace: Millis(10_000), ..Settings::default() });
+    cluster.submit(2);
+    cluster.register("a");
+    cluster.register("b");
+    cluster.pass(1_000);
+    let owner = cluster.slot(0).owner.expect("owned");
+    stopped(&mut cluster, &slot(0), failed());
+    cluster.lose_session(owner.as_str());
+    cluster.pass(1_100);
+    let view = cluster.slot(0);
+    assert_eq!(view.state, SlotState::Granted);
+    assert_ne!(view.owner, Some(owner));
 }
