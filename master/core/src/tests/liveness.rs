@@ -3,7 +3,10 @@
 use millrace_types::{Epoch, Millis, SlotMetrics, SlotPhase, StopReason};
 
 use super::support::{Cluster, report, slot, spec, worker_id};
-use crate::{Directive, Event, LossCause, MoveReason, Rejection, Settings, WorkerState};
+use crate::{
+    Directive, Event, LossCause, MAX_SLOT_RECORDS, MoveReason, Rejection, SLOTS_PER_RECORD, Settings,
+    WorkerState,
+};
 
 fn revokes(directives: &[Directive]) -> usize {
     directives.iter().filter(|directive| matches!(directive, Directive::Revoke { .. })).count()
@@ -299,4 +302,29 @@ fn idle_workers_say_why() {
     assert_eq!((idle.state, idle.slots.len()), (WorkerState::Alive, 0));
     assert_eq!(idle.idle_reason.as_deref(), Some("6 slots on 6 workers: none is left"));
     assert_eq!(cluster.worker("a").idle_reason, None);
+}
+
+#[test]
+fn many_losses_at_once_stay_within_a_transaction() {
+    let mut cluster = Cluster::new(Settings::default());
+    let slots = u32::try_from(MAX_SLOT_RECORDS).expect("small") * SLOTS_PER_RECORD;
+    for number in 0..60 {
+        let mut large = spec(&format!("w{number}"), 1);
+        large.max_slots = slots;
+        let event = Event::WorkerRegistered { session: number, spec: large, running: vec![] };
+        cluster.try_apply(event).expect("accepted");
+    }
+    cluster.submit(slots);
+    cluster.now += 200;
+    cluster.try_apply(Event::DeadlineReached).expect("accepted");
+    assert_eq!(cluster.owners().len(), slots as usize);
+    // All fall silent at the same moment; each step's size is checked where it is stored.
+    let mut steps = 0;
+    while cluster.view().workers.iter().any(|worker| worker.state == WorkerState::Alive) {
+        cluster.now = cluster.coordinator.next_deadline().expect("a deadline").0;
+        cluster.try_apply(Event::DeadlineReached).expect("accepted");
+        steps += 1;
+        assert!(steps < 60, "it comes to an end");
+    }
+    assert_eq!(cluster.owners().len(), 0);
 }
