@@ -1,5 +1,6 @@
 //! What every Millrace process shares: the event model, Kafka and lake set-up, telemetry, orderly shutdown.
 
+pub mod address;
 pub mod backoff;
 pub mod event;
 pub mod headers;

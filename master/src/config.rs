@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use millrace_common::address::{parse_servers, parse_topic};
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, RollPolicy, SecretReference};
 use millrace_common::units::{parse_bytes, parse_duration};
 
@@ -206,29 +207,6 @@ fn parse_positive_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_servers(text: &str) -> Result<String, String> {
-    let is_server = |server: &str| {
-        server.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
-        })
-    };
-    if text.split(',').all(is_server) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected host:port, or several separated by commas".into())
-    }
-}
-
-/// Kafka's own rule for topic names.
-fn parse_topic(text: &str) -> Result<String, String> {
-    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if is_plain && (1..=249).contains(&text.len()) && !matches!(text, "." | "..") {
-        Ok(text.to_owned())
-    } else {
-        Err("expected a topic name: 1 to 249 of a-z A-Z 0-9 . _ -".into())
-    }
-}
-
 fn parse_lake(text: &str) -> Result<String, String> {
     let wrong = || "expected s3://bucket/prefix or file:///folder/prefix".to_owned();
     let url = url::Url::parse(text).map_err(|_| wrong())?;
@@ -303,12 +281,12 @@ mod tests {
             ("--lease", "soon", "expected a time like"),
             ("--lease", "0s", "above zero"),
             ("--roll-bytes", "12", "expected a size like"),
-            ("--kafka", "nowhere", "expected host:port"),
-            ("--kafka", "a:1,b", "expected host:port"),
+            ("--kafka", "nowhere", "expected HOST:PORT"),
+            ("--kafka", "a:1,b", "expected HOST:PORT"),
             ("--lake", "gs://x", "expected s3://bucket/prefix"),
             ("--lake", "s3:", "expected s3://bucket/prefix"),
             ("--s3-endpoint", "127.0.0.1:9000", "expected http://host:port"),
-            ("--raw-topic", "a b", "expected a topic name"),
+            ("--raw-topic", "a b", "expected a topic's name"),
             ("--partitions", "0", "0 is not in"),
             ("--bind", "7077", "invalid socket address"),
             ("--s3-secret-access-key", "hunter2", "env:NAME or file:/PATH"),

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_common::address::parse_host_port;
 use millrace_common::http::{self, BindError, Readiness};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{InvalidId, VERSION, WorkerId, WorkerSpec};
@@ -40,7 +41,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
     Everything else the worker learns from the master.")]
 pub struct Config {
     /// Where the master listens; several, separated by commas, are tried in turn.
-    #[arg(long, env = "MILLRACE_MASTER", value_delimiter = ',', required = true, value_name = "HOST:PORT")]
+    #[arg(long, env = "MILLRACE_MASTER", value_delimiter = ',', required = true, value_parser = parse_host_port, value_name = "HOST:PORT")]
     pub master: Vec<String>,
     /// Cores to offer: slots' work keeps at most this many busy. By default all of the machine.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]

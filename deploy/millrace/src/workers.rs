@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use millrace_common::address::parse_host_port;
 use millrace_common::units::format_bytes;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{ListWorkersRequest, SlotPhase, SlotReport, WorkerStatus};
@@ -19,6 +20,7 @@ pub(crate) struct Config {
         long,
         env = "MILLRACE_MASTER",
         value_delimiter = ',',
+        value_parser = parse_host_port,
         default_value = "127.0.0.1:7077",
         value_name = "HOST:PORT"
     )]

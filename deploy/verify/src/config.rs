@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_common::address::parse_servers;
 use millrace_common::lake::{self, Lake, LakeError};
 use millrace_common::types::{LakeTarget, SecretReference};
 use millrace_common::units::parse_duration;
@@ -24,7 +25,7 @@ pub struct Config {
     #[arg(long, env = "AWS_REGION", value_name = "REGION")]
     pub s3_region: Option<String>,
     /// host:port[,host:port…] of Kafka; by default what the pipeline's definition says.
-    #[arg(long, value_name = "SERVERS")]
+    #[arg(long, value_parser = parse_servers, value_name = "HOST:PORT,…")]
     pub kafka: Option<String>,
     /// The generator's ledger: also say which acknowledged events are missing, doubled or altered.
     #[arg(long, value_name = "FILE")]

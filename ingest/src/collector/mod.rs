@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_common::address::{parse_servers, parse_topic};
 use millrace_common::http::{self, BindError, Readiness};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::units::{format_bytes, parse_bytes, parse_duration};
@@ -133,30 +134,6 @@ fn parse_delivery_timeout(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
     let accepted = Duration::from_millis(100)..=Duration::from_secs(600);
     if accepted.contains(&time) { Ok(time) } else { Err("expected 100ms to 10m".to_owned()) }
-}
-
-fn parse_servers(text: &str) -> Result<String, String> {
-    let is_server = |server: &str| {
-        server.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
-        })
-    };
-    match text.split(',').find(|server| !is_server(server.trim())) {
-        None => Ok(text.to_owned()),
-        Some(bad) => Err(format!("{bad:?} is no server: expected HOST:PORT, several separated by commas")),
-    }
-}
-
-/// Kafka's own rule for the names of topics.
-fn parse_topic(text: &str) -> Result<String, String> {
-    let is_name = (1..=249).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-        && !matches!(text, "." | "..");
-    if is_name {
-        Ok(text.to_owned())
-    } else {
-        Err("expected 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-'".to_owned())
-    }
 }
 
 /// Why a collector can't run.
