@@ -42,11 +42,16 @@ pub enum SetUpError {
     Create { topic: String, code: RDKafkaErrorCode },
 }
 
-/// Makes those of `topics` that are absent, each with `partitions` partitions; returns the partition count of
-/// every one as it stands.
+/// Largest record of an invalid topic that is made here. Brokers take about 1 MiB by default: a record of just that
+/// size must still fit when its reason is added.
+const INVALID_TOPIC_RECORD_BYTES: &str = "1310720";
+
+/// Makes those of `topics` that are absent, each with `partitions` partitions, and the one that is the
+/// `invalid_topic` with room for the reasons; returns the partition count of every one as it stands.
 pub async fn ensure_topics(
     bootstrap_servers: &str,
     topics: &[&str],
+    invalid_topic: Option<&str>,
     partitions: i32,
 ) -> Result<BTreeMap<String, i32>, SetUpError> {
     let unreachable = |source| SetUpError::Unreachable { servers: bootstrap_servers.to_owned(), source };
@@ -57,7 +62,14 @@ pub async fn ensure_topics(
         .iter()
         .filter(|topic| !found.contains_key(**topic))
         // -1: the broker's own default replication.
-        .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(-1)))
+        .map(|topic| {
+            let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+            if invalid_topic == Some(*topic) {
+                new.set("max.message.bytes", INVALID_TOPIC_RECORD_BYTES)
+            } else {
+                new
+            }
+        })
         .collect();
     if absent.is_empty() {
         return Ok(found);

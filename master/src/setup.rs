@@ -108,7 +108,13 @@ async fn try_once(built_in: &BuiltIn, config: &PipelineConfig, handle: &Handle) 
     }
     topics.sort_unstable();
     topics.dedup();
-    let counts = ensure_topics(&definition.bootstrap_servers, &topics, config.partitions).await?;
+    let counts = ensure_topics(
+        &definition.bootstrap_servers,
+        &topics,
+        Some(definition.invalid_topic.as_str()),
+        config.partitions,
+    )
+    .await?;
     if let BuiltIn::New(definition) = built_in {
         let count = |topic: &String| counts.get(topic).copied().unwrap_or(0);
         let partitions =

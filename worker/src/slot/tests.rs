@@ -76,7 +76,7 @@ impl Bench {
         let servers = test_server("MILLRACE_TEST_KAFKA");
         let run: u32 = rand::rng().random();
         let (raw, invalid) = (format!("test-{name}-{run:08x}-raw"), format!("test-{name}-{run:08x}-invalid"));
-        ensure_topics(&servers, &[&raw, &invalid], 1).await.expect("topics");
+        ensure_topics(&servers, &[&raw, &invalid], Some(&invalid), 1).await.expect("topics");
         let folder = tempfile::tempdir().expect("folder");
         let id: PipelineId = format!("{name}-{run:08x}").parse().expect("id");
         let secret = |name: &str| SecretReference::Environment(name.into());
@@ -145,7 +145,10 @@ impl Bench {
     }
 
     fn produce(&self, values: impl IntoIterator<Item = String>) {
-        let producer: BaseProducer = client_config(&self.servers, "test").create().expect("producer");
+        let producer: BaseProducer = client_config(&self.servers, "test")
+            .set("message.max.bytes", "2000000")
+            .create()
+            .expect("producer");
         for value in values {
             let mut record = BaseRecord::<(), str>::to(&self.definition.source_topics[0]).payload(&value);
             while let Err((error, refused)) = producer.send(record) {
@@ -258,11 +261,14 @@ async fn poison_is_quarantined_once_with_its_offset_and_the_slot_goes_on() {
     for (place, bad) in poison.iter().enumerate() {
         values[place * 40] = (*bad).to_owned();
     }
+    // As large as the broker takes: with its reason it is larger still.
+    let large = poison.len() * 40;
+    values[large] = "x".repeat(1_048_000);
     bench.produce(values);
     let owner = bench.own(1, false);
     owner.reaches(300).await;
     owner.revoke().await;
-    let bad: BTreeMap<i64, usize> = (0..poison.len()).map(|place| (place as i64 * 40, 1)).collect();
+    let bad: BTreeMap<i64, usize> = (0..=poison.len()).map(|place| (place as i64 * 40, 1)).collect();
     assert_eq!(bench.quarantined_offsets(), bad);
     let mut good = once(0..300);
     good.retain(|offset, _| !bad.contains_key(offset));
