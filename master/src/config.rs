@@ -44,6 +44,9 @@ pub struct Config {
     /// How long a worker may be away after its session has broken while its port still answers.
     #[arg(long, default_value = "500ms", value_parser = parse_duration, value_name = "TIME")]
     pub grace: Duration,
+    /// Grant halted partitions again: after their cause was repaired.
+    #[arg(long)]
+    pub resume_halted: bool,
     #[command(flatten)]
     pub pipeline: PipelineConfig,
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use millrace_common::http::{self, BindError};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{InvalidId, Millis, PipelineDefinition, PipelineId, VERSION};
-use millrace_master_core::{InvalidSettings, RECORD_VERSION, Record, RecordBody, Settings};
+use millrace_master_core::{Event, InvalidSettings, RECORD_VERSION, Record, RecordBody, Settings, SlotView};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -120,6 +120,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
         counters,
     };
     shutdown.spawn("driver", driver.run());
+    if config.resume_halted {
+        shutdown.spawn("resume of halted slots", resume_halted(handle.clone()));
+    }
     shutdown.spawn("grpc", grpc::serve(workers_port, handle.clone(), config.lease, shutdown.clone()));
     shutdown.spawn("web", web::serve(page_port, sources, shutdown.clone()));
     shutdown.spawn("offsets of unowned slots", unowned::poll(handle.clone(), unowned, shutdown.clone()));
@@ -140,6 +143,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     info!("master stopped");
     // Without a refusal the sender was dropped unused.
     refused.await.map_or(Ok(()), |refusal| Err(refusal.into()))
+}
+
+/// Lets every slot that was halted before this start be granted again; it halts anew if its cause is still there.
+async fn resume_halted(handle: Handle) {
+    let halted = match handle.look().await {
+        Ok(look) => look.view.slots.into_iter().filter(|slot| slot.halt.is_some()),
+        Err(error) => return warn!(%error, "halted slots can't be resumed"),
+    };
+    for SlotView { slot, .. } in halted {
+        match handle.apply(Event::SlotResumed { slot: slot.clone() }).await {
+            Ok(()) => info!(%slot, "halted slot resumed"),
+            Err(error) => warn!(%slot, %error, "halted slot not resumed"),
+        }
+    }
 }
 
 async fn admit_and_watch(
