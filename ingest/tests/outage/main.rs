@@ -53,7 +53,7 @@ async fn without_kafka_it_listens_and_says_what_it_waits_for() {
 #[tokio::test]
 async fn events_that_kafka_does_not_acknowledge_are_to_be_retried_and_their_neighbours_are_not() {
     let kafka = kafka();
-    let collector = collector(&kafka, &["--delivery-timeout", "1s"]).await;
+    let collector = collector(&kafka, &["--delivery-timeout", "3s"]).await;
     let mixed = format!("[{},{{}},{}]", event("a"), event("b"));
     let kinds = |answer: &Answer| -> String {
         let letter = |verdict: &Verdict| match verdict {
