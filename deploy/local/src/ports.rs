@@ -45,8 +45,16 @@ pub fn check(name: &str, ports: &[PortUse]) -> Result<(), PortError> {
 #[derive(Debug)]
 pub struct PortBlock {
     first: u16,
-    /// Locked; the lock ends with the file handle.
-    _lock: File,
+    /// Locked as long as the block is held.
+    lock: File,
+}
+
+impl Drop for PortBlock {
+    fn drop(&mut self) {
+        // A child that is just being started still has the handle, and with it the lock: closing ours would not
+        // be enough. When this fails the block is merely free a little later.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl PortBlock {
@@ -74,7 +82,7 @@ impl PortBlock {
             }
             let is_free = |port| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).is_ok();
             if (first..first + Self::SIZE).all(is_free) {
-                return Ok(Self { first, _lock: lock });
+                return Ok(Self { first, lock });
             }
         }
         Err(io::Error::other(format!("no block of {} free ports in {:?}", Self::SIZE, Self::RANGE)))

@@ -21,8 +21,18 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// Locked; the lock ends with the file handle.
-    _mark: File,
+    /// Locked as long as this demo holds the folder.
+    mark: File,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A child that is just being started still has the handle, and with it the lock: closing ours would not
+        // be enough.
+        if let Err(error) = self.mark.unlock() {
+            tracing::warn!(folder = %self.path.display(), %error, "the data folder can't be unlocked");
+        }
+    }
 }
 
 /// A data folder that can't be used.
@@ -94,7 +104,7 @@ impl Folder {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(json.as_bytes()))
             .map_err(failed)?;
-        Ok(Self { path, _mark: file })
+        Ok(Self { path, mark: file })
     }
 
     pub(crate) fn join(&self, name: &str) -> PathBuf {
