@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use millrace_common::address::{parse_servers, parse_topic};
-use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, RollPolicy, SecretReference};
+use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, SecretReference};
 use millrace_common::units::{parse_bytes, parse_duration};
 
 use crate::store::StateLocation;
@@ -121,21 +121,17 @@ impl PipelineConfig {
     pub(crate) fn definition(&self, id: PipelineId, submitted_at_ms: u64) -> PipelineDefinition {
         let or = |flag: &Option<String>, default: &str| flag.clone().unwrap_or_else(|| default.to_owned());
         let mut definition = PipelineDefinition {
-            id,
-            name: BUILT_IN.to_owned(),
-            bootstrap_servers: DEFAULT_KAFKA.to_owned(),
-            source_topics: vec![or(&self.raw_topic, DEFAULT_RAW)],
-            invalid_topic: or(&self.invalid_topic, DEFAULT_INVALID),
-            lake: LakeTarget {
-                url: or(&self.lake, DEFAULT_LAKE),
-                endpoint: None,
-                region: None,
-                access_key_id: SecretReference::Environment("AWS_ACCESS_KEY_ID".into()),
-                secret_access_key: SecretReference::Environment("AWS_SECRET_ACCESS_KEY".into()),
-            },
-            roll: RollPolicy::default(),
+            enriched_topic: Some(or(&self.latest_topic, DEFAULT_LATEST)),
+            lake: Some(LakeTarget::new(or(&self.lake, DEFAULT_LAKE))),
             submitted_at_ms,
             user: std::env::var("USER").unwrap_or_else(|_| "unknown".into()),
+            ..PipelineDefinition::new(
+                id,
+                BUILT_IN,
+                DEFAULT_KAFKA,
+                vec![or(&self.raw_topic, DEFAULT_RAW)],
+                &or(&self.invalid_topic, DEFAULT_INVALID),
+            )
         };
         self.set_addresses_and_limits(&mut definition);
         definition
@@ -144,9 +140,10 @@ impl PipelineConfig {
     /// The stored pipeline with the addresses and limits that the flags give; what it reads and writes stays.
     pub(crate) fn change(&self, stored: &PipelineDefinition) -> Result<PipelineDefinition, AnotherPipeline> {
         let fixed = [
-            ("--raw-topic", &self.raw_topic, stored.source_topics.join(",")),
+            ("--raw-topic", &self.raw_topic, stored.source.topics.join(",")),
+            ("--latest-topic", &self.latest_topic, stored.enriched_topic.clone().unwrap_or_default()),
             ("--invalid-topic", &self.invalid_topic, stored.invalid_topic.clone()),
-            ("--lake", &self.lake, stored.lake.url.clone()),
+            ("--lake", &self.lake, stored.lake_url().to_owned()),
         ];
         for (flag, given, stored_value) in fixed {
             if let Some(given) = given.as_ref().filter(|given| **given != stored_value) {
@@ -163,10 +160,6 @@ impl PipelineConfig {
         Ok(definition)
     }
 
-    pub(crate) fn latest_topic(&self) -> &str {
-        self.latest_topic.as_deref().unwrap_or(DEFAULT_LATEST)
-    }
-
     fn set_addresses_and_limits(&self, definition: &mut PipelineDefinition) {
         let set = |field: &mut String, flag: &Option<String>| {
             if let Some(value) = flag {
@@ -174,14 +167,15 @@ impl PipelineConfig {
             }
         };
         set(&mut definition.bootstrap_servers, &self.kafka);
-        let lake = &mut definition.lake;
-        lake.endpoint = self.s3_endpoint.clone().or_else(|| lake.endpoint.take());
-        lake.region = self.s3_region.clone().or_else(|| lake.region.take());
-        if let Some(reference) = &self.s3_access_key_id {
-            lake.access_key_id = reference.clone();
-        }
-        if let Some(reference) = &self.s3_secret_access_key {
-            lake.secret_access_key = reference.clone();
+        if let Some(lake) = &mut definition.lake {
+            lake.endpoint = self.s3_endpoint.clone().or_else(|| lake.endpoint.take());
+            lake.region = self.s3_region.clone().or_else(|| lake.region.take());
+            if let Some(reference) = &self.s3_access_key_id {
+                lake.access_key_id = reference.clone();
+            }
+            if let Some(reference) = &self.s3_secret_access_key {
+                lake.secret_access_key = reference.clone();
+            }
         }
         let roll = &mut definition.roll;
         roll.max_bytes = self.roll_bytes.unwrap_or(roll.max_bytes);
@@ -256,8 +250,8 @@ mod tests {
         let definition = config.pipeline.definition("clickstream-000000".parse().expect("id"), 5);
         assert_eq!(definition.roll.max_age_ms, 10_000);
         assert_eq!(definition.roll.max_bytes, 1 << 20);
-        assert_eq!(definition.lake.url, "file:///x/lake");
-        assert_eq!(definition.source_topics, ["acme.clickstream.raw.events"]);
+        assert_eq!(definition.lake_url(), "file:///x/lake");
+        assert_eq!(definition.source.topics, ["acme.clickstream.raw.events"]);
     }
 
     #[test]

@@ -52,10 +52,10 @@ pub(crate) async fn watch(
 }
 
 async fn look(definition: &PipelineDefinition, handle: &Handle) -> Result<(), String> {
-    let topics: Vec<&str> = definition.source_topics.iter().map(String::as_str).collect();
+    let topics: Vec<&str> = definition.source.topics.iter().map(String::as_str).collect();
     let counts =
         partition_counts(&definition.bootstrap_servers, &topics).await.map_err(|error| error.to_string())?;
-    for (number, topic) in definition.source_topics.iter().enumerate() {
+    for (number, topic) in definition.source.topics.iter().enumerate() {
         let Some(count) = counts.get(topic).and_then(|count| u32::try_from(*count).ok()) else {
             return Err(format!("topic {topic} does not exist at {}", definition.bootstrap_servers));
         };

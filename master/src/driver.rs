@@ -210,7 +210,7 @@ impl Driver {
             Directive::Grant { worker, session, slot, epoch, opened, definition } => {
                 info!(%worker, %slot, %epoch, opened, "grant");
                 self.parts.counters.grants.inc();
-                self.send(session, &worker, MasterMessage::grant(&slot, epoch, opened, &definition));
+                self.send(session, &worker, MasterMessage::grant(&slot, epoch, opened, &definition, 0));
             }
             Directive::Revoke { worker, session, slot, epoch } => {
                 info!(%worker, %slot, %epoch, "revoke");

@@ -62,7 +62,8 @@ async fn open(target: &LakeTarget) -> Result<Lake, ClaimError> {
 
 /// Claims the lake for a pipeline that is about to be admitted. Repeating it for the same pipeline is harmless.
 pub(crate) async fn claim(definition: &PipelineDefinition) -> Result<(), ClaimError> {
-    let lake = open(&definition.lake).await?;
+    let Some(target) = &definition.lake else { return Ok(()) };
+    let lake = open(target).await?;
     // The whole definition, so that whoever checks the lake needs nothing else. Plain fields always have a JSON form.
     let json = serde_json::to_vec_pretty(definition).unwrap_or_else(|error| panic!("plain fields: {error}"));
     let put = lake.store.put_opts(&lake.path(KEY), PutPayload::from(json), PutMode::Create.into()).await;
@@ -76,7 +77,8 @@ pub(crate) async fn claim(definition: &PipelineDefinition) -> Result<(), ClaimEr
 
 /// Checks that the lake is still the one of an admitted pipeline.
 pub(crate) async fn check(definition: &PipelineDefinition) -> Result<(), ClaimError> {
-    compare(&open(&definition.lake).await?, &definition.id).await
+    let Some(target) = &definition.lake else { return Ok(()) };
+    compare(&open(target).await?, &definition.id).await
 }
 
 async fn compare(lake: &Lake, pipeline: &PipelineId) -> Result<(), ClaimError> {
@@ -122,26 +124,18 @@ fn reason(error: &StoreError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_common::types::{RollPolicy, SecretReference};
 
     fn pipeline(id: &str, folder: &std::path::Path) -> PipelineDefinition {
-        let unused = || SecretReference::Environment("UNUSED".into());
+        let url = format!("file://{}", folder.display());
         PipelineDefinition {
-            id: id.parse().expect("id"),
-            name: "clickstream".into(),
-            bootstrap_servers: "127.0.0.1:9092".into(),
-            source_topics: vec!["raw".into()],
-            invalid_topic: "invalid".into(),
-            lake: LakeTarget {
-                url: format!("file://{}", folder.display()),
-                endpoint: None,
-                region: None,
-                access_key_id: unused(),
-                secret_access_key: unused(),
-            },
-            roll: RollPolicy::default(),
-            submitted_at_ms: 1,
-            user: "somebody".into(),
+            lake: Some(LakeTarget::new(url)),
+            ..PipelineDefinition::new(
+                id.parse().expect("id"),
+                "clickstream",
+                "127.0.0.1:9092",
+                vec!["raw".into()],
+                "invalid",
+            )
         }
     }
 

@@ -93,7 +93,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let mut store = Store::open(&config.state).await?;
     let built_in = built_in(&mut store, &config.pipeline).await?;
     let (BuiltIn::New(definition) | BuiltIn::Known(definition)) = &built_in;
-    let what = format!("Kafka at {} and the lake {}", definition.bootstrap_servers, definition.lake.url);
+    let what = format!("Kafka at {} and the lake {}", definition.bootstrap_servers, definition.lake_url());
     let health = Health::waiting(setup::PART, &what);
     let counters = Counters::default();
     let started = chrono::Utc::now().format("%Y%m%d%H%M%S");

@@ -94,16 +94,15 @@ async fn try_once(built_in: &BuiltIn, config: &PipelineConfig, handle: &Handle) 
     let (BuiltIn::New(definition) | BuiltIn::Known(definition)) = built_in;
     kafka_check::check(&definition.bootstrap_servers).await?;
     let mut topics = vec![definition.invalid_topic.as_str()];
+    topics.extend(definition.enriched_topic.as_deref());
     match built_in {
         BuiltIn::New(_) => {
             lake_claim::claim(definition).await?;
-            topics.push(config.latest_topic());
-            topics.extend(definition.source_topics.iter().map(String::as_str));
+            topics.extend(definition.source.topics.iter().map(String::as_str));
         }
         // A known pipeline's source is never made anew: its cursors would point into other records.
         BuiltIn::Known(_) => {
             lake_claim::check(definition).await?;
-            topics.extend(config.latest_topic.as_deref());
         }
     }
     topics.sort_unstable();
@@ -118,7 +117,9 @@ async fn try_once(built_in: &BuiltIn, config: &PipelineConfig, handle: &Handle) 
     if let BuiltIn::New(definition) = built_in {
         let count = |topic: &String| counts.get(topic).copied().unwrap_or(0);
         let partitions =
-            definition.source_topics.iter().map(|topic| u32::try_from(count(topic)).unwrap_or(0)).collect();
+            definition.source.topics.iter().map(|topic| u32::try_from(count(topic)).unwrap_or(0)).collect();
+        let mut definition = definition.clone();
+        definition.source.initial_partitions = definition.source.topics.iter().map(count).collect();
         let event = Event::PipelineSubmitted { definition: Box::new(definition.clone()), partitions };
         handle.apply(event).await.map_err(|refused| {
             let (pipeline, reason) = (definition.id.to_string(), refused.to_string());
@@ -127,7 +128,7 @@ async fn try_once(built_in: &BuiltIn, config: &PipelineConfig, handle: &Handle) 
                 Refused::Unavailable(_) => SetUpRefusal::Store { pipeline, reason },
             }
         })?;
-        info!(pipeline = %definition.id, lake = definition.lake.url, "pipeline admitted");
+        info!(pipeline = %definition.id, lake = definition.lake_url(), "pipeline admitted");
     }
     Ok(())
 }

@@ -113,9 +113,9 @@ fn pipeline_row(definition: &PipelineDefinition, slots: &[SlotView]) -> Pipeline
         user: definition.user.clone(),
         submitted_at_ms: definition.submitted_at_ms,
         bootstrap_servers: definition.bootstrap_servers.clone(),
-        source_topics: definition.source_topics.clone(),
+        source_topics: definition.source.topics.clone(),
         invalid_topic: definition.invalid_topic.clone(),
-        lake: definition.lake.url.clone(),
+        lake: definition.lake_url().to_owned(),
         slots: own().count(),
         slots_running,
     }

@@ -2,8 +2,7 @@
 
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{
-    Epoch, LakeTarget, PipelineDefinition, RollPolicy, SecretReference, SlotId, SlotMetrics, SlotPhase,
-    SlotReport, VERSION, WorkerSpec,
+    Epoch, LakeTarget, PipelineDefinition, SlotId, SlotMetrics, SlotPhase, SlotReport, VERSION, WorkerSpec,
 };
 use millrace_master_core::{Event, Settings};
 
@@ -26,23 +25,12 @@ pub(crate) fn parts(store: Store, shutdown: &Shutdown) -> Parts {
 }
 
 pub(crate) fn pipeline() -> PipelineDefinition {
-    let unused = || SecretReference::Environment("UNUSED".into());
+    let id = "clickstream-0a1b2c".parse().expect("id");
     PipelineDefinition {
-        id: "clickstream-0a1b2c".parse().expect("id"),
-        name: "clickstream".into(),
-        bootstrap_servers: "127.0.0.1:9092".into(),
-        source_topics: vec!["raw".into()],
-        invalid_topic: "invalid".into(),
-        lake: LakeTarget {
-            url: "s3://bucket/lake".into(),
-            endpoint: None,
-            region: None,
-            access_key_id: unused(),
-            secret_access_key: unused(),
-        },
-        roll: RollPolicy::default(),
+        lake: Some(LakeTarget::new("s3://bucket/lake")),
         submitted_at_ms: 1,
         user: "somebody".into(),
+        ..PipelineDefinition::new(id, "clickstream", "127.0.0.1:9092", vec!["raw".into()], "invalid")
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Grant {
     /// The slot was opened before: Kafka must hold a record of it.
     pub opened: bool,
     pub definition: PipelineDefinition,
+    /// How many owners in a row died since the slot's cursors last moved.
+    pub deaths: u32,
 }
 
 /// The master takes a slot back.
@@ -105,7 +107,13 @@ impl v1::MasterMessage {
     }
 
     /// A definition always has a JSON form.
-    pub fn grant(slot: &SlotId, epoch: Epoch, opened: bool, definition: &PipelineDefinition) -> Self {
+    pub fn grant(
+        slot: &SlotId,
+        epoch: Epoch,
+        opened: bool,
+        definition: &PipelineDefinition,
+        deaths: u32,
+    ) -> Self {
         let definition_json =
             serde_json::to_string(definition).unwrap_or_else(|error| panic!("plain fields: {error}"));
         Self {
@@ -114,6 +122,7 @@ impl v1::MasterMessage {
                 epoch: epoch.0,
                 opened,
                 definition_json,
+                deaths,
             })),
         }
     }
@@ -175,6 +184,7 @@ impl TryFrom<v1::Grant> for Grant {
             epoch: Epoch(message.epoch),
             opened: message.opened,
             definition,
+            deaths: message.deaths,
         })
     }
 }
@@ -286,6 +296,7 @@ impl TryFrom<v1::SlotReport> for SlotReport {
 impl From<&SlotMetrics> for v1::SlotMetrics {
     fn from(metrics: &SlotMetrics) -> Self {
         Self {
+            topic_cursor: metrics.topic_cursor.map(|next| next.0),
             lake_cursor: metrics.lake_cursor.map(|next| next.0),
             position: metrics.position.map(|next| next.0),
             end: metrics.end.map(|next| next.0),
@@ -294,7 +305,10 @@ impl From<&SlotMetrics> for v1::SlotMetrics {
             buffered_rows: metrics.buffered_rows,
             buffered_bytes: metrics.buffered_bytes,
             rows_committed: metrics.rows_committed,
+            records_enriched: metrics.records_enriched,
             records_quarantined: metrics.records_quarantined,
+            client_duplicates: metrics.client_duplicates,
+            records_filtered: metrics.records_filtered,
             rows_unplaced: metrics.rows_unplaced,
             last_commit_at_ms: metrics.last_commit_at_ms,
             last_object: metrics.last_object.clone(),
@@ -306,6 +320,7 @@ impl From<&SlotMetrics> for v1::SlotMetrics {
 impl From<v1::SlotMetrics> for SlotMetrics {
     fn from(metrics: v1::SlotMetrics) -> Self {
         Self {
+            topic_cursor: metrics.topic_cursor.map(NextOffset),
             lake_cursor: metrics.lake_cursor.map(NextOffset),
             position: metrics.position.map(NextOffset),
             end: metrics.end.map(NextOffset),
@@ -314,7 +329,10 @@ impl From<v1::SlotMetrics> for SlotMetrics {
             buffered_rows: metrics.buffered_rows,
             buffered_bytes: metrics.buffered_bytes,
             rows_committed: metrics.rows_committed,
+            records_enriched: metrics.records_enriched,
             records_quarantined: metrics.records_quarantined,
+            client_duplicates: metrics.client_duplicates,
+            records_filtered: metrics.records_filtered,
             rows_unplaced: metrics.rows_unplaced,
             last_commit_at_ms: metrics.last_commit_at_ms,
             last_object: metrics.last_object,

@@ -169,7 +169,7 @@ impl Manager {
                 return;
             }
         };
-        let Some(topic) = parts.definition.source_topics.get(usize::from(id.topic)).cloned() else {
+        let Some(topic) = parts.definition.source.topics.get(usize::from(id.topic)).cloned() else {
             let detail = format!("the pipeline has no source topic number {}", id.topic);
             self.tell(Stopped { slot: id, epoch, reason: StopReason::Failed { detail } }).await;
             return;
@@ -242,7 +242,8 @@ impl Manager {
         {
             return Ok(Arc::clone(parts));
         }
-        let lake = lake::open(&definition.lake).map_err(|error| error.to_string())?;
+        let target = definition.lake.as_ref().ok_or("the pipeline has no lake")?;
+        let lake = lake::open(target).map_err(|error| error.to_string())?;
         let limits = ConsumerLimits { queued_bytes_per_partition: self.division.fetch_bytes_per_slot };
         let consumer = SourceConsumer::new(&definition.bootstrap_servers, &definition.group_id(), limits)
             .map_err(|error| format!("no consumer for {}: {error}", definition.bootstrap_servers))?;

@@ -6,7 +6,10 @@ mod pipeline;
 mod report;
 
 pub use ids::{Epoch, InvalidId, Millis, NextOffset, PipelineId, SlotId, WorkerId};
-pub use pipeline::{InvalidDefinition, LakeTarget, PipelineDefinition, Problem, RollPolicy, SecretReference};
+pub use pipeline::{
+    DEFAULT_COMMIT_INTERVAL_MS, DEFAULT_DUPLICATE_WINDOW, InvalidDefinition, LakeTarget, PipelineDefinition,
+    Problem, RollPolicy, SecretReference, Source, StartPosition, TransformDefinition,
+};
 pub use report::{Halt, HaltKind, SlotMetrics, SlotPhase, SlotReport, StopReason, WorkerSpec};
 
 /// Millrace's version, as workers and masters tell each other.

@@ -36,20 +36,29 @@ pub enum SlotPhase {
 /// Figures of a slot, for people; no decision about correctness uses them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SlotMetrics {
-    /// Next offset of the lake; `None` until the record has been read.
+    /// Next offset of the topic sink; `None` until the record has been read, and without topic sink.
+    pub topic_cursor: Option<NextOffset>,
+    /// Next offset of the lake; `None` until the record has been read, and without lake.
     pub lake_cursor: Option<NextOffset>,
     /// Next offset that will be read.
     pub position: Option<NextOffset>,
     /// End of the partition as a `read_committed` reader sees it.
     pub end: Option<NextOffset>,
-    /// Records of the partition that the lake does not hold yet.
+    /// Records of the partition that the slower sink does not hold yet.
     pub lag: Option<u64>,
     pub records_per_second: f64,
     pub buffered_rows: u64,
     pub buffered_bytes: u64,
-    /// Rows in the lake and records quarantined by this owner since it opened the slot.
+    /// What this owner committed since it opened the slot: rows in the lake, …
     pub rows_committed: u64,
+    /// …records on the enriched topic, …
+    pub records_enriched: u64,
+    /// …records set aside with their reason, …
     pub records_quarantined: u64,
+    /// …records dropped because a client sent them twice, …
+    pub client_duplicates: u64,
+    /// …and records that the transform leaves out.
+    pub records_filtered: u64,
     pub rows_unplaced: u64,
     /// The last transaction that moved a cursor, in milliseconds since 1970 UTC.
     pub last_commit_at_ms: Option<u64>,

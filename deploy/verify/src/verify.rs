@@ -199,10 +199,10 @@ struct Place {
 }
 
 async fn slots(definition: &PipelineDefinition, servers: &str) -> Result<Vec<Place>, Error> {
-    let topics: Vec<&str> = definition.source_topics.iter().map(String::as_str).collect();
+    let topics: Vec<&str> = definition.source.topics.iter().map(String::as_str).collect();
     let counts = partition_counts(servers, &topics).await?;
     let mut slots = Vec::new();
-    for (number, topic) in (0u16..).zip(&definition.source_topics) {
+    for (number, topic) in (0u16..).zip(&definition.source.topics) {
         let count = *counts.get(topic).ok_or_else(|| no_topic(definition, servers, topic))?;
         slots.extend((0..count).map(|partition| Place { number, topic: topic.clone(), partition }));
     }

@@ -159,12 +159,12 @@ impl Coordinator {
                 Err(Rejection::PipelineExists { pipeline })
             };
         }
-        let topics = definition.source_topics.len();
+        let topics = definition.source.topics.len();
         if partitions.len() != topics || topics == 0 || topics > usize::from(u16::MAX) {
             return Err(Rejection::PartitionCounts { pipeline, given: partitions.len(), topics });
         }
         if let Some((topic, _)) =
-            definition.source_topics.iter().zip(partitions).find(|(_, count)| **count == 0)
+            definition.source.topics.iter().zip(partitions).find(|(_, count)| **count == 0)
         {
             return Err(Rejection::NoPartitions { pipeline, topic: topic.clone() });
         }
@@ -178,7 +178,7 @@ impl Coordinator {
         let topics = pipeline.partitions.len();
         let index = usize::from(topic);
         let (Some(name), Some(known)) =
-            (pipeline.definition.source_topics.get(index), pipeline.partitions.get(index))
+            (pipeline.definition.source.topics.get(index), pipeline.partitions.get(index))
         else {
             return Err(Rejection::UnknownTopic { pipeline: id.clone(), topic, topics });
         };

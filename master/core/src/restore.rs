@@ -38,7 +38,7 @@ impl Coordinator {
 
     fn take_pipeline(&mut self, definition: PipelineDefinition) {
         let id = definition.id.clone();
-        let partitions = vec![0; definition.source_topics.len()];
+        let partitions = vec![0; definition.source.topics.len()];
         self.pipelines.insert(id, Pipeline { definition: Arc::new(definition), partitions });
     }
 

@@ -160,7 +160,7 @@ impl Coordinator {
     }
 
     fn view_slot(&self, id: &SlotId, slot: &Slot) -> SlotView {
-        let topics = self.pipelines.get(&id.pipeline).map(|pipeline| &pipeline.definition.source_topics);
+        let topics = self.pipelines.get(&id.pipeline).map(|pipeline| &pipeline.definition.source.topics);
         let owner = slot.owner().cloned();
         SlotView {
             slot: id.clone(),

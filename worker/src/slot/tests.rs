@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use millrace_common::kafka::{client_config, ensure_topics};
 use millrace_common::types::{
-    Epoch, HaltKind, LakeTarget, NextOffset, PipelineDefinition, PipelineId, RollPolicy, SecretReference,
-    SlotId, SlotPhase, StopReason,
+    Epoch, HaltKind, LakeTarget, NextOffset, PipelineDefinition, PipelineId, RollPolicy, SlotId, SlotPhase,
+    StopReason,
 };
 use millrace_common::{headers, lake};
 use object_store::ObjectStoreExt;
@@ -79,33 +79,22 @@ impl Bench {
         ensure_topics(&servers, &[&raw, &invalid], Some(&invalid), 1).await.expect("topics");
         let folder = tempfile::tempdir().expect("folder");
         let id: PipelineId = format!("{name}-{run:08x}").parse().expect("id");
-        let secret = |name: &str| SecretReference::Environment(name.into());
-        let lake = LakeTarget {
-            url: if on_s3 {
-                format!("s3://{}/{id}/lake", test_server("MILLRACE_TEST_BUCKET"))
-            } else {
-                format!("file://{}", folder.path().display())
-            },
-            endpoint: on_s3.then(|| test_server("MILLRACE_TEST_S3")),
-            region: None,
-            access_key_id: secret("AWS_ACCESS_KEY_ID"),
-            secret_access_key: secret("AWS_SECRET_ACCESS_KEY"),
+        let url = if on_s3 {
+            format!("s3://{}/{id}/lake", test_server("MILLRACE_TEST_BUCKET"))
+        } else {
+            format!("file://{}", folder.path().display())
         };
+        let target =
+            LakeTarget { endpoint: on_s3.then(|| test_server("MILLRACE_TEST_S3")), ..LakeTarget::new(url) };
         let definition = PipelineDefinition {
-            id,
-            name: name.into(),
-            bootstrap_servers: servers.clone(),
-            source_topics: vec![raw],
-            invalid_topic: invalid,
-            lake,
+            lake: Some(target.clone()),
             roll: RollPolicy { max_bytes: 64 << 20, max_rows: 500, max_age_ms: 300, max_idle_ms: 100 },
-            submitted_at_ms: 0,
-            user: "test".into(),
+            ..PipelineDefinition::new(id, name, &servers, vec![raw], &invalid)
         };
         Self {
             slot: SlotId { pipeline: definition.id.clone(), topic: 0, partition: 0 },
             servers,
-            lake: lake::open(&definition.lake).expect("lake"),
+            lake: lake::open(&target).expect("lake"),
             definition,
             _folder: folder,
             budget: Budget::new(256 << 20),
@@ -124,7 +113,7 @@ impl Bench {
             epoch: Epoch(epoch),
             opened,
             definition: Arc::new(self.definition.clone()),
-            topic: self.definition.source_topics[0].clone(),
+            topic: self.definition.source.topics[0].clone(),
             invalid_partition: 0,
             consumer: Arc::new(consumer),
             lake: self.lake.clone(),
@@ -150,7 +139,7 @@ impl Bench {
             .create()
             .expect("producer");
         for value in values {
-            let mut record = BaseRecord::<(), str>::to(&self.definition.source_topics[0]).payload(&value);
+            let mut record = BaseRecord::<(), str>::to(&self.definition.source.topics[0]).payload(&value);
             while let Err((error, refused)) = producer.send(record) {
                 assert_eq!(
                     error.rdkafka_error_code(),

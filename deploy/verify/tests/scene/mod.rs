@@ -13,7 +13,7 @@ use millrace_common::event::{ColumnValue, FIELDS, FieldKind, check, column, foot
 use millrace_common::headers;
 use millrace_common::kafka::{client_config, ensure_topics};
 use millrace_common::ledger::Entry;
-use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, RollPolicy, SecretReference};
+use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId};
 use millrace_verify::Config;
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -209,23 +209,10 @@ impl Scene {
     }
 
     fn write_pipeline(&self, invalid: &str) {
-        let secret = || SecretReference::Environment("UNUSED".into());
+        let id = PipelineId::new(self.pipeline.clone()).expect("id");
         let definition = PipelineDefinition {
-            id: PipelineId::new(self.pipeline.clone()).expect("id"),
-            name: "p".into(),
-            bootstrap_servers: self.servers.clone(),
-            source_topics: vec![self.raw.clone()],
-            invalid_topic: invalid.to_owned(),
-            lake: LakeTarget {
-                url: self.config().lake,
-                endpoint: None,
-                region: None,
-                access_key_id: secret(),
-                secret_access_key: secret(),
-            },
-            roll: RollPolicy::default(),
-            submitted_at_ms: 0,
-            user: "test".into(),
+            lake: Some(LakeTarget::new(self.config().lake)),
+            ..PipelineDefinition::new(id, "p", &self.servers, vec![self.raw.clone()], invalid)
         };
         self.put("_millrace/pipeline.json", &serde_json::to_vec(&definition).expect("json"));
     }

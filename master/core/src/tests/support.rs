@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use millrace_types::{
-    Epoch, LakeTarget, Millis, PipelineDefinition, PipelineId, RollPolicy, SecretReference, SlotId,
-    SlotMetrics, SlotPhase, SlotReport, StopReason, VERSION, WorkerId, WorkerSpec,
+    Epoch, LakeTarget, Millis, PipelineDefinition, PipelineId, SlotId, SlotMetrics, SlotPhase, SlotReport,
+    StopReason, VERSION, WorkerId, WorkerSpec,
 };
 
 use crate::{
@@ -13,23 +13,11 @@ use crate::{
 };
 
 pub(super) fn definition(id: &str, topics: usize) -> PipelineDefinition {
-    let secret = || SecretReference::Environment("SECRET".to_owned());
+    let topics = (0..topics).map(|n| format!("raw.{n}")).collect();
+    let id_of = PipelineId::new(id).expect("plain");
     PipelineDefinition {
-        id: PipelineId::new(id).expect("plain"),
-        name: id.to_owned(),
-        bootstrap_servers: "127.0.0.1:9092".to_owned(),
-        source_topics: (0..topics).map(|n| format!("raw.{n}")).collect(),
-        invalid_topic: "invalid".to_owned(),
-        lake: LakeTarget {
-            url: "file:///lake".to_owned(),
-            endpoint: None,
-            region: None,
-            access_key_id: secret(),
-            secret_access_key: secret(),
-        },
-        roll: RollPolicy::default(),
-        submitted_at_ms: 0,
-        user: "someone".to_owned(),
+        lake: Some(LakeTarget::new("file:///lake")),
+        ..PipelineDefinition::new(id_of, id, "127.0.0.1:9092", topics, "invalid")
     }
 }
 
