@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod lake;
 pub mod ledger;
 pub mod port_holder;
+pub mod record;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;

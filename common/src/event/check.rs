@@ -3,14 +3,14 @@
 
 use std::borrow::Cow;
 
-use super::LONGEST_PACKAGE_ID;
 use super::field::{FIELDS, index_of};
 use super::rejection::{Rejection, RejectionCode, quote};
 use super::scan::{Raw, Scanner};
 use super::time::{self, Time};
+use super::{LONGEST_PACKAGE_ID, RESERVED_MEMBER};
 
 /// A checked click event, borrowed from its JSON.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Event<'a> {
     pub(super) kind: Cow<'a, str>,
     pub(super) package_id: Cow<'a, str>,
@@ -40,11 +40,37 @@ impl Event<'_> {
     pub fn time_ms(&self) -> i64 {
         self.time.ms
     }
+
+    /// The member of `event` at `index` of [`FIELDS`], if it is a string.
+    pub fn text(&self, index: usize) -> Option<Cow<'_, str>> {
+        self.fields[index].as_ref().filter(|raw| raw.is_text()).map(Raw::content)
+    }
+
+    /// The same event without the members `names` of `event`; `timestamp` stays.
+    #[must_use]
+    pub fn without<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> Self {
+        let mut event = self.clone();
+        for name in names {
+            match index_of(name) {
+                Some(index) => event.fields[index] = None,
+                None => event.unknown_in_event.retain(|(key, _)| key.content() != *name),
+            }
+        }
+        event
+    }
+
+    /// Whether `event` has the member `name`.
+    pub fn has_member(&self, name: &str) -> bool {
+        match index_of(name) {
+            Some(index) => self.fields[index].is_some(),
+            None => self.unknown_in_event.iter().any(|(key, _)| key.content() == name),
+        }
+    }
 }
 
 /// Checks that `json` is a click event: a JSON object with a non-empty string `type`, a non-empty string
 /// `package_id` of at most [`LONGEST_PACKAGE_ID`] bytes, and an object `event` whose `timestamp` is an
-/// RFC 3339 string. Everything else in it is free, as long as it is JSON (RFC 8259) that RFC 8785 and the lake
+/// RFC 3339 string, and no member [`RESERVED_MEMBER`]. Everything else in it is free, as long as it is JSON (RFC 8259) that RFC 8785 and the lake
 /// can represent: no key twice in one object, no half surrogate pair, at most [`super::MAX_DEPTH`] levels.
 ///
 /// Errors: what is wrong first, the JSON itself before the fields.
@@ -165,6 +191,15 @@ impl<'a> Members<'a> {
                 } else {
                     Nested::Other(scanner.value()?)
                 });
+            }
+            RESERVED_MEMBER => {
+                return Err(Rejection::new(
+                    RejectionCode::ReservedMember,
+                    "",
+                    format!(
+                        "the event may not have the member {RESERVED_MEMBER:?}: enriched events hold there what was found out"
+                    ),
+                ));
             }
             _ => self.unknown.push((key, scanner.value()?)),
         }

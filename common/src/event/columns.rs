@@ -35,6 +35,12 @@ pub mod column {
     /// `pc`, `smartphone`, `mobilephone`, `crawler`, `appliance` or `misc`.
     pub const DEVICE_CATEGORY: &str = "device_category";
     pub const IS_BOT: &str = "is_bot";
+    /// What an advertiser's link carries to know its click again, and the parameter's name.
+    pub const CLICK_ID: &str = "click_id";
+    pub const CLICK_ID_KIND: &str = "click_id_kind";
+    pub const REFERRER_KIND: &str = "referrer_kind";
+    /// ISO 3166-1 code of the address's country.
+    pub const COUNTRY: &str = "country";
     /// JSON object: what the other columns can't give back exactly, mostly null.
     pub const EXTRA: &str = "extra";
 }

@@ -40,17 +40,21 @@ pub const FIELDS: [Field; 12] = [
 
 /// Index in [`FIELDS`] of `user_agent`.
 pub const USER_AGENT: usize = 1;
+/// Index in [`FIELDS`] of `ip`.
+pub const IP: usize = 2;
 /// Index in [`FIELDS`] of `page`.
 pub const PAGE: usize = 3;
+/// Index in [`FIELDS`] of `referrer`.
+pub const REFERRER: usize = 4;
 
 /// Index in [`FIELDS`] of the member `name`.
 pub(super) fn index_of(name: &str) -> Option<usize> {
     Some(match name {
         "customer_id" => 0,
         "user_agent" => USER_AGENT,
-        "ip" => 2,
+        "ip" => IP,
         "page" => PAGE,
-        "referrer" => 4,
+        "referrer" => REFERRER,
         "session_id" => 5,
         "element" => 6,
         "product_id" => 7,
@@ -72,7 +76,9 @@ mod tests {
             assert_eq!(index_of(field.name), Some(index), "{}", field.name);
         }
         assert_eq!(FIELDS[USER_AGENT].name, "user_agent");
+        assert_eq!(FIELDS[IP].name, "ip");
         assert_eq!(FIELDS[PAGE].name, "page");
+        assert_eq!(FIELDS[REFERRER].name, "referrer");
         assert_eq!(index_of("timestamp"), None);
     }
 }

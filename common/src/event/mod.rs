@@ -10,6 +10,7 @@ mod columns;
 pub mod day;
 mod field;
 pub mod footer;
+mod members;
 mod number;
 mod rebuild;
 mod rejection;
@@ -21,11 +22,14 @@ mod time;
 pub use canonical::{canonical_hash, canonical_json};
 pub use check::{Event, check};
 pub use columns::{ClientColumns, ColumnValue, column, schema, time_type};
-pub use field::{FIELDS, Field, FieldKind, PAGE, USER_AGENT};
+pub use field::{FIELDS, Field, FieldKind, IP, PAGE, REFERRER, USER_AGENT};
+pub use members::{Member, members};
 pub use rebuild::{ClientColumnReader, RebuildError, rebuild};
 pub use rejection::{Rejection, RejectionCode};
 
 /// The longest `package_id`, in bytes of UTF-8: it becomes the key of the record.
 pub const LONGEST_PACKAGE_ID: usize = 256;
+/// The member of an enriched event that holds what was found out about it; an event that has one is refused.
+pub const RESERVED_MEMBER: &str = "millrace";
 /// The most levels of objects and arrays, the event itself included.
 pub const MAX_DEPTH: usize = 100;

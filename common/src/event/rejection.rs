@@ -30,6 +30,12 @@ pub enum RejectionCode {
     TooLong,
     /// `event.timestamp` is no RFC 3339 date and time.
     NotRfc3339,
+    /// The event has the member that is kept for [`super::RESERVED_MEMBER`].
+    ReservedMember,
+    /// A member that the pipeline renames would get the name of another one.
+    NameTaken,
+    /// The transform fails on the record, or the process dies of it.
+    TransformFailed,
 }
 
 impl RejectionCode {
@@ -48,6 +54,9 @@ impl RejectionCode {
             Self::Empty => "empty",
             Self::TooLong => "too_long",
             Self::NotRfc3339 => "not_rfc3339",
+            Self::ReservedMember => "reserved_member",
+            Self::NameTaken => "name_taken",
+            Self::TransformFailed => "transform_failed",
         }
     }
 }

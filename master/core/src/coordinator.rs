@@ -1,15 +1,16 @@
 //! The coordinator: facts in, writes and directives out. What each fact means is in `liveness` (workers),
-//! `reports` and `grants` (slots), of the store in `restore`.
+//! `pipelines`, `reports` and `grants` (slots), of the store in `restore`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_types::{Epoch, Millis, PipelineDefinition, PipelineId, SlotId, WorkerId};
+use millrace_types::{Epoch, Millis, PipelineId, SlotId, WorkerId};
 
 use crate::history::{History, MoveReason};
-use crate::record::{MAX_SLOT_RECORDS, RECORD_VERSION, Record, RecordBody, RecordKey, SlotGroup, SlotRecord};
-use crate::record::{RestoreError, SLOTS_PER_RECORD};
-use crate::state::{Hold, Life, Pipeline, Slot, Worker};
+use crate::record::{
+    CompletedRecord, PipelineRecord, RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup,
+};
+use crate::state::{Completed, Hold, Life, Pipeline, Slot, Worker};
 use crate::{Directive, Event, Rejection, Settings, Step, Write};
 
 /// The scheduler's whole state.
@@ -20,7 +21,9 @@ use crate::{Directive, Event, Rejection, Settings, Step, Write};
 pub struct Coordinator {
     pub(crate) settings: Settings,
     pub(crate) now: Millis,
+    /// Those with slots, killed ones that are being given up too.
     pub(crate) pipelines: BTreeMap<PipelineId, Pipeline>,
+    pub(crate) completed: BTreeMap<PipelineId, Completed>,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) history: History,
@@ -51,6 +54,7 @@ impl Coordinator {
         let mut coordinator = Self {
             now,
             pipelines: BTreeMap::new(),
+            completed: BTreeMap::new(),
             workers: BTreeMap::new(),
             slots: BTreeMap::new(),
             history: History::new(settings.moves_kept, settings.losses_kept),
@@ -75,6 +79,12 @@ impl Coordinator {
             Event::PipelineSubmitted { definition, partitions } => {
                 self.add_pipeline(*definition, partitions);
             }
+            Event::PipelineResubmitted { definition, partitions } => {
+                self.resubmit(*definition, partitions);
+            }
+            Event::PipelinePaused { pipeline } => self.pause(&pipeline),
+            Event::PipelineResumed { pipeline } => self.resume_pipeline(&pipeline),
+            Event::PipelineKilled { pipeline, at_ms } => self.kill(&pipeline, at_ms),
             Event::PartitionsFound { pipeline, topic, count } => {
                 self.add_slots(&pipeline, topic, count, &MoveReason::PartitionsAdded);
             }
@@ -101,13 +111,14 @@ impl Coordinator {
         let workers = self.workers.values().map(|worker| self.deadline_of(worker));
         let retries = self.slots.values().filter_map(|slot| slot.retry_at);
         let returns = self.slots.values().filter_map(|slot| slot.avoid.as_ref().map(|(_, until)| *until));
-        workers.chain(retries).chain(returns).chain(self.settle_at).min()
+        let given_up = self.given_up().next().map(|_| self.now);
+        workers.chain(retries).chain(returns).chain(self.settle_at).chain(given_up).min()
     }
 
     /// Everything that the store holds now, if each step was committed.
     pub fn records(&self) -> Vec<Record> {
         let groups: BTreeSet<SlotGroup> = self.slots.keys().map(SlotGroup::of).collect();
-        let pipelines = self.pipelines.keys().cloned().map(Dirty::Pipeline);
+        let pipelines = self.pipelines.keys().chain(self.completed.keys()).cloned().map(Dirty::Pipeline);
         let workers = self.workers.keys().cloned().map(Dirty::Worker);
         pipelines
             .chain(workers)
@@ -127,8 +138,14 @@ impl Coordinator {
     fn check(&self, event: &Event) -> Result<(), Rejection> {
         match event {
             Event::PipelineSubmitted { definition, partitions } => {
-                self.check_pipeline(definition, partitions)
+                self.check_submission(definition, partitions)
             }
+            Event::PipelineResubmitted { definition, partitions } => {
+                self.check_resubmission(definition, partitions)
+            }
+            Event::PipelinePaused { pipeline } => self.check_pause(pipeline),
+            Event::PipelineResumed { pipeline } => self.check_resume(pipeline),
+            Event::PipelineKilled { pipeline, .. } => self.check_kill(pipeline),
             Event::PartitionsFound { pipeline, topic, count } => {
                 self.check_partitions(pipeline, *topic, *count)
             }
@@ -150,92 +167,7 @@ impl Coordinator {
         }
     }
 
-    fn check_pipeline(&self, definition: &PipelineDefinition, partitions: &[u32]) -> Result<(), Rejection> {
-        let pipeline = definition.id.clone();
-        if let Some(known) = self.pipelines.get(&pipeline) {
-            return if *known.definition == *definition {
-                Ok(())
-            } else {
-                Err(Rejection::PipelineExists { pipeline })
-            };
-        }
-        let topics = definition.source.topics.len();
-        if partitions.len() != topics || topics == 0 || topics > usize::from(u16::MAX) {
-            return Err(Rejection::PartitionCounts { pipeline, given: partitions.len(), topics });
-        }
-        if let Some((topic, _)) =
-            definition.source.topics.iter().zip(partitions).find(|(_, count)| **count == 0)
-        {
-            return Err(Rejection::NoPartitions { pipeline, topic: topic.clone() });
-        }
-        self.check_slot_records(pipeline, partitions.iter().map(|count| records_for(*count)).sum())
-    }
-
-    fn check_partitions(&self, id: &PipelineId, topic: u16, count: u32) -> Result<(), Rejection> {
-        let Some(pipeline) = self.pipelines.get(id) else {
-            return Err(Rejection::UnknownPipeline { pipeline: id.clone() });
-        };
-        let topics = pipeline.partitions.len();
-        let index = usize::from(topic);
-        let (Some(name), Some(known)) =
-            (pipeline.definition.source.topics.get(index), pipeline.partitions.get(index))
-        else {
-            return Err(Rejection::UnknownTopic { pipeline: id.clone(), topic, topics });
-        };
-        if count < *known {
-            let (pipeline, topic) = (id.clone(), name.clone());
-            return Err(Rejection::PartitionsGone { pipeline, topic, count, known: *known });
-        }
-        self.check_slot_records(id.clone(), records_for(count) - records_for(*known))
-    }
-
-    fn check_slot_records(&self, pipeline: PipelineId, more: usize) -> Result<(), Rejection> {
-        let now: usize =
-            self.pipelines.values().flat_map(|pipeline| &pipeline.partitions).map(|n| records_for(*n)).sum();
-        let records = now + more;
-        if records <= MAX_SLOT_RECORDS {
-            return Ok(());
-        }
-        Err(Rejection::TooManySlots {
-            pipeline,
-            records,
-            per_record: SLOTS_PER_RECORD,
-            most: MAX_SLOT_RECORDS,
-        })
-    }
-
-    fn add_pipeline(&mut self, definition: PipelineDefinition, partitions: Vec<u32>) {
-        let id = definition.id.clone();
-        if self.pipelines.contains_key(&id) {
-            return;
-        }
-        let pipeline = Pipeline { definition: Arc::new(definition), partitions: vec![0; partitions.len()] };
-        self.pipelines.insert(id.clone(), pipeline);
-        self.dirty.insert(Dirty::Pipeline(id.clone()));
-        for (topic, count) in (0u16..).zip(partitions) {
-            self.add_slots(&id, topic, count, &MoveReason::PipelineSubmitted);
-        }
-    }
-
-    fn add_slots(&mut self, id: &PipelineId, topic: u16, count: u32, reason: &MoveReason) {
-        let Some(known) =
-            self.pipelines.get_mut(id).and_then(|pipeline| pipeline.partitions.get_mut(usize::from(topic)))
-        else {
-            return;
-        };
-        let added = *known..count;
-        *known = count;
-        // `check_slot_records` keeps the counts far below Kafka's own type's limit.
-        for partition in added.filter_map(|number| i32::try_from(number).ok()) {
-            let slot = SlotId { pipeline: id.clone(), topic, partition };
-            self.dirty.insert(Dirty::Slots(SlotGroup::of(&slot)));
-            let fresh = Slot::free(SlotRecord::default(), self.now, reason.clone(), false);
-            self.slots.insert(slot, fresh);
-            self.replan = true;
-        }
-    }
-
-    fn resume(&mut self, id: &SlotId) {
+    pub(crate) fn resume(&mut self, id: &SlotId) {
         let Some(slot) = self.slots.get_mut(id) else { return };
         slot.halt = None;
         slot.failures = 0;
@@ -249,6 +181,7 @@ impl Coordinator {
     fn reach_deadlines(&mut self) {
         self.bury_the_overdue();
         self.forget_the_long_dead();
+        self.settle_pipelines();
         for slot in self.slots.values_mut() {
             if slot.retry_at.is_some_and(|at| at <= self.now) {
                 slot.retry_at = None;
@@ -272,9 +205,20 @@ impl Coordinator {
 
     fn body_of(&self, dirty: &Dirty) -> Option<RecordBody> {
         Some(match dirty {
-            Dirty::Pipeline(id) => {
-                RecordBody::Pipeline(Box::new((*self.pipelines.get(id)?.definition).clone()))
-            }
+            Dirty::Pipeline(id) => match self.pipelines.get(id) {
+                Some(pipeline) => RecordBody::Pipeline(Box::new(PipelineRecord {
+                    definition: (*pipeline.definition).clone(),
+                    stage: pipeline.stage,
+                })),
+                None => {
+                    let completed = self.completed.get(id)?;
+                    RecordBody::Completed(Box::new(CompletedRecord {
+                        definition: (*completed.definition).clone(),
+                        killed_at_ms: completed.killed_at_ms,
+                        slots: completed.slots.clone(),
+                    }))
+                }
+            },
             Dirty::Worker(id) => {
                 let worker = self.workers.get(id)?;
                 RecordBody::Worker { spec: worker.spec.clone(), dead: worker.life == Life::Dead }
@@ -283,9 +227,15 @@ impl Coordinator {
                 let (first, last) = group.partitions();
                 let at =
                     |partition| SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
-                let slots =
-                    self.slots.range(at(first)..=at(last)).map(|(id, slot)| (id.partition, slot.record()));
-                RecordBody::Slots { group: group.clone(), slots: slots.collect() }
+                let slots: BTreeMap<_, _> = self
+                    .slots
+                    .range(at(first)..=at(last))
+                    .map(|(id, slot)| (id.partition, slot.record()))
+                    .collect();
+                if slots.is_empty() {
+                    return None;
+                }
+                RecordBody::Slots { group: group.clone(), slots }
             }
         })
     }
@@ -325,11 +275,7 @@ impl Coordinator {
             epoch: known.epoch,
             opened: known.opened,
             definition: Arc::clone(&pipeline.definition),
+            deaths: known.deaths,
         });
     }
-}
-
-/// Records that a topic with `partitions` takes.
-fn records_for(partitions: u32) -> usize {
-    partitions.div_ceil(SLOTS_PER_RECORD) as usize
 }

@@ -15,6 +15,15 @@ use crate::{Record, RecordKey};
 pub enum Event {
     /// A pipeline to run. `partitions` holds the number of partitions of each source topic, in their order.
     PipelineSubmitted { definition: Box<PipelineDefinition>, partitions: Vec<u32> },
+    /// A known pipeline, completed ones too, goes on with this definition, in which its id, name and source topics
+    /// are what they were. `partitions` as above.
+    PipelineResubmitted { definition: Box<PipelineDefinition>, partitions: Vec<u32> },
+    /// No slot is to run, after a last commit of each.
+    PipelinePaused { pipeline: PipelineId },
+    /// A paused pipeline goes on; of a running one, the halted slots.
+    PipelineResumed { pipeline: PipelineId },
+    /// The pipeline is over: as paused, then completed. `at_ms`: milliseconds since 1970 UTC.
+    PipelineKilled { pipeline: PipelineId, at_ms: u64 },
     /// How many partitions a source topic has now.
     PartitionsFound { pipeline: PipelineId, topic: u16, count: u32 },
     /// The first message of a session. `running`: slots that the process runs already.
@@ -63,6 +72,8 @@ pub enum Directive {
         /// The slot was opened before: Kafka must hold a record of it.
         opened: bool,
         definition: Arc<PipelineDefinition>,
+        /// How many owners in a row died since the slot's cursors last moved.
+        deaths: u32,
     },
     /// Tell the worker to give the slot up.
     Revoke { worker: WorkerId, session: u64, slot: SlotId, epoch: Epoch },
@@ -91,6 +102,16 @@ pub enum Rejection {
     StaleSession { worker: WorkerId, session: u64 },
     #[error("pipeline {pipeline} exists with another definition: submit it under a new id")]
     PipelineExists { pipeline: PipelineId },
+    #[error("the name {name} is taken by pipeline {pipeline}")]
+    NameTaken { name: String, pipeline: PipelineId },
+    #[error("pipeline {pipeline} has the source topics {known:?}, they can't become {given:?}")]
+    OtherTopics { pipeline: PipelineId, known: Vec<String>, given: Vec<String> },
+    #[error("pipeline {pipeline} is paused already")]
+    AlreadyPaused { pipeline: PipelineId },
+    #[error("pipeline {pipeline} is neither paused nor has it halted partitions: there is nothing to resume")]
+    NothingToResume { pipeline: PipelineId },
+    #[error("pipeline {pipeline} was killed; submit its file with --resume to go on with it")]
+    PipelineOver { pipeline: PipelineId },
     #[error("pipeline {pipeline} is not known: submit it first")]
     UnknownPipeline { pipeline: PipelineId },
     #[error("pipeline {pipeline} has no source topic number {topic}: it has {topics}")]

@@ -28,7 +28,7 @@ impl Coordinator {
         let mut next_reason = MoveReason::SlotStopped { worker: worker.clone(), why: describe(&reason) };
         let (mut home, mut since, mut planned) = (Some(worker.clone()), now, false);
         if let Hold::Revoking { to, since: asked_at, reason, .. } = &slot.hold {
-            (home, since, planned) = (Some(to.clone()), *asked_at, true);
+            (home, since, planned) = (to.clone(), *asked_at, true);
             next_reason = reason.clone();
         }
         let failed = matches!(reason, StopReason::Failed { .. });
@@ -79,7 +79,7 @@ impl Coordinator {
                 Hold::Granted { owner, .. } if settled && owner != wanted => {
                     to_revoke.push((id.clone(), wanted.clone()));
                 }
-                Hold::Revoking { to, .. } => *to = wanted.clone(),
+                Hold::Revoking { to, .. } => *to = Some(wanted.clone()),
                 Hold::Free { .. } | Hold::Granted { .. } => {}
             }
         }
@@ -119,7 +119,8 @@ impl Coordinator {
                 let offer = Offer { cores: worker.spec.cores, max_slots: worker.spec.max_slots, unreachable };
                 (id.clone(), offer)
             });
-        let wanted = self.slots.iter().filter(|(_, slot)| slot.halt.is_none());
+        let wanted =
+            self.slots.iter().filter(|(id, slot)| slot.halt.is_none() && self.grants_slots_of(&id.pipeline));
         Demand {
             workers: offers.collect(),
             slots: wanted
@@ -137,7 +138,7 @@ impl Coordinator {
                     .as_ref()
                     .filter(|home| self.workers.get(*home).is_some_and(|worker| self.takes_slots(worker))),
                 Hold::Granted { owner, .. } => Some(owner),
-                Hold::Revoking { to, .. } => Some(to),
+                Hold::Revoking { to, .. } => to.as_ref(),
             };
             if let Some(owner) = owner {
                 owners.insert(id.clone(), owner.clone());
@@ -157,7 +158,7 @@ impl Coordinator {
         } else {
             MoveReason::Uneven
         };
-        slot.hold = Hold::Revoking { owner: owner.clone(), to, since: self.now, reason, resend };
+        slot.hold = Hold::Revoking { owner: owner.clone(), to: Some(to), since: self.now, reason, resend };
         self.revoke_directive(&owner, id, epoch);
     }
 

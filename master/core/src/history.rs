@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use millrace_types::{Epoch, Millis, SlotId, SlotPhase, SlotReport, WorkerId};
+use millrace_types::{Epoch, Millis, PipelineId, SlotId, SlotPhase, SlotReport, WorkerId};
 use serde::Serialize;
 
 /// Why a slot got a new owner or a new epoch.
@@ -140,6 +140,16 @@ impl History {
                     lost.regrant = Some(Regrant { worker, epoch, granted_at: now, first_commit_at_ms: None });
                 }
             }
+            if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
+                loss.reassigned_at.get_or_insert(now);
+            }
+        }
+    }
+
+    /// The pipeline is over: nobody waits for its slots.
+    pub(crate) fn completed(&mut self, pipeline: &PipelineId, now: Millis) {
+        for loss in &mut self.losses {
+            loss.slots.retain(|lost| lost.slot.pipeline != *pipeline || lost.regrant.is_some());
             if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
                 loss.reassigned_at.get_or_insert(now);
             }

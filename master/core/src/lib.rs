@@ -8,6 +8,7 @@ mod event;
 mod grants;
 mod history;
 mod liveness;
+mod pipelines;
 mod rebalance;
 mod record;
 mod reports;
@@ -24,8 +25,8 @@ pub use event::{Directive, Event, Rejection, Step, Write};
 pub use history::{Loss, LossCause, LostSlot, Move, MoveReason, Regrant};
 pub use rebalance::{Assignment, Demand, Offer, rebalance};
 pub use record::{
-    MAX_SLOT_RECORDS, MAX_WRITES, RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError,
-    SLOTS_PER_RECORD, SlotGroup, SlotRecord,
+    CompletedRecord, MAX_SLOT_RECORDS, MAX_WRITES, PipelineRecord, RECORD_VERSION, Record, RecordBody,
+    RecordKey, RestoreError, SLOTS_PER_RECORD, SlotGroup, SlotRecord, SlotRemains, Stage,
 };
 pub use settings::{InvalidSettings, Settings};
-pub use view::{ClusterView, SlotState, SlotView, WorkerState, WorkerView};
+pub use view::{ClusterView, PipelineState, PipelineView, SlotState, SlotView, WorkerState, WorkerView};

@@ -163,6 +163,7 @@ impl Coordinator {
             if slot.owner() != Some(id) {
                 continue;
             }
+            slot.deaths = slot.deaths.saturating_add(1);
             lost.push(LostSlot { slot: slot_id.clone(), epoch: slot.epoch, regrant: None });
             let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
             slot.hold =

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::InvalidSettings;
 
 /// Version of the records' form that this build writes and reads.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 /// Most slots in one record.
 pub const SLOTS_PER_RECORD: u32 = 256;
 /// Most records of slots in the store: one step may touch them all.
@@ -83,7 +83,9 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordBody {
-    Pipeline(Box<PipelineDefinition>),
+    Pipeline(Box<PipelineRecord>),
+    /// In a pipeline's place when it is over.
+    Completed(Box<CompletedRecord>),
     Worker {
         spec: WorkerSpec,
         /// It was declared dead and has not come back.
@@ -95,6 +97,41 @@ pub enum RecordBody {
         slots: BTreeMap<i32, SlotRecord>,
     },
 }
+
+/// A pipeline that has slots.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PipelineRecord {
+    pub definition: PipelineDefinition,
+    pub stage: Stage,
+}
+
+/// What is wanted of a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Its slots are granted.
+    Running,
+    /// It runs again when every slot was given up: none may run by an older definition beside a newer one.
+    Changing,
+    /// No slot is granted.
+    Paused,
+    /// No slot is granted again. `at_ms`: milliseconds since 1970 UTC.
+    Killed { at_ms: u64 },
+}
+
+/// A killed pipeline, with what is needed to go on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletedRecord {
+    pub definition: PipelineDefinition,
+    /// Milliseconds since 1970 UTC.
+    pub killed_at_ms: u64,
+    /// Of each source topic, by partition.
+    pub slots: Vec<Vec<SlotRemains>>,
+}
+
+/// What is kept of a completed pipeline's slot: the highest epoch, and whether Kafka holds a record of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRemains(pub Epoch, pub bool);
 
 /// What outlives the master of one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -113,7 +150,8 @@ pub struct SlotRecord {
 impl Record {
     pub fn key(&self) -> RecordKey {
         match &self.body {
-            RecordBody::Pipeline(definition) => RecordKey::pipeline(&definition.id),
+            RecordBody::Pipeline(pipeline) => RecordKey::pipeline(&pipeline.definition.id),
+            RecordBody::Completed(completed) => RecordKey::pipeline(&completed.definition.id),
             RecordBody::Worker { spec, .. } => RecordKey::worker(&spec.id),
             RecordBody::Slots { group, .. } => RecordKey::slots(group),
         }

@@ -6,7 +6,7 @@
 //! - A higher epoch of a slot that the worker owns: the store forgot a step; the claim is taken over, no pause.
 //! - A free slot's epoch, claimed by the worker to which it was granted last, or a higher one: nobody was granted
 //!   the slot since, so the worker keeps it, without a pause (a lone worker that froze and thawed). Not if the
-//!   slot is halted or waits after a failure, nor beyond the worker's `max_slots`.
+//!   slot is halted or waits after a failure or its pipeline does not run, nor beyond the worker's `max_slots`.
 //! - Everything else, unknown pipelines too, is revoked. Kafka's record holds the epoch that counts: a grant
 //!   below it comes back as `EpochBehind`.
 
@@ -66,6 +66,7 @@ impl Coordinator {
                 || (epoch == slot.epoch && slot.granted_to.as_ref() == Some(worker)))
                 && slot.halt.is_none()
                 && slot.retry_at.is_none()
+                && self.grants_slots_of(&id.pipeline)
                 && self.has_memory_for_one(worker) =>
             {
                 Verdict::TakeOver
@@ -91,6 +92,7 @@ impl Coordinator {
     fn observe(&mut self, report: &SlotReport) -> bool {
         let Some(slot) = self.slots.get_mut(&report.slot) else { return true };
         slot.report = Some(report.clone());
+        slot.note_cursors(report.metrics.topic_cursor, report.metrics.lake_cursor);
         let running = report.phase == SlotPhase::Running;
         let newly_opened = running && !slot.opened;
         slot.opened |= running;

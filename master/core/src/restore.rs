@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millrace_types::{Epoch, PipelineDefinition, SlotId, WorkerSpec};
+use millrace_types::{Epoch, SlotId, WorkerSpec};
 
 use crate::coordinator::{Coordinator, Dirty};
 use crate::history::MoveReason;
-use crate::record::{RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup, SlotRecord};
-use crate::state::{Hold, Life, Pipeline, Resend, Slot, Worker};
+use crate::record::{
+    CompletedRecord, PipelineRecord, RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup,
+    SlotRecord, Stage,
+};
+use crate::state::{Completed, Hold, Life, Pipeline, Resend, Slot, Worker};
 
 impl Coordinator {
     pub(crate) fn take_records(&mut self, records: Vec<Record>) -> Result<(), RestoreError> {
@@ -25,7 +28,8 @@ impl Coordinator {
         let mut groups = Vec::new();
         for (key, body) in bodies {
             match body {
-                RecordBody::Pipeline(definition) => self.take_pipeline(*definition),
+                RecordBody::Pipeline(pipeline) => self.take_pipeline(*pipeline),
+                RecordBody::Completed(completed) => self.take_completed(*completed),
                 RecordBody::Worker { spec, dead } => self.take_worker(spec, dead),
                 RecordBody::Slots { group, slots } => groups.push((key, group, slots)),
             }
@@ -36,10 +40,15 @@ impl Coordinator {
         self.check_all_partitions()
     }
 
-    fn take_pipeline(&mut self, definition: PipelineDefinition) {
+    fn take_pipeline(&mut self, PipelineRecord { definition, stage }: PipelineRecord) {
         let id = definition.id.clone();
         let partitions = vec![0; definition.source.topics.len()];
-        self.pipelines.insert(id, Pipeline { definition: Arc::new(definition), partitions });
+        self.pipelines.insert(id, Pipeline { definition: Arc::new(definition), partitions, stage });
+    }
+
+    fn take_completed(&mut self, CompletedRecord { definition, killed_at_ms, slots }: CompletedRecord) {
+        let id = definition.id.clone();
+        self.completed.insert(id, Completed { definition: Arc::new(definition), killed_at_ms, slots });
     }
 
     fn take_worker(&mut self, spec: WorkerSpec, dead: bool) {
@@ -58,13 +67,10 @@ impl Coordinator {
     }
 
     fn take_slots(&mut self, group: &SlotGroup, slots: BTreeMap<i32, SlotRecord>) -> Result<(), String> {
-        let Some(known) = self
-            .pipelines
-            .get_mut(&group.pipeline)
-            .and_then(|pipeline| pipeline.partitions.get_mut(usize::from(group.topic)))
-        else {
-            return Err(format!("pipeline {} with a topic number {} is absent", group.pipeline, group.topic));
-        };
+        let absent = || format!("pipeline {} with a topic number {} is absent", group.pipeline, group.topic);
+        let pipeline = self.pipelines.get_mut(&group.pipeline).ok_or_else(absent)?;
+        let known = pipeline.partitions.get_mut(usize::from(group.topic)).ok_or_else(absent)?;
+        let stage = pipeline.stage;
         let (first, last) = group.partitions();
         for (partition, record) in slots {
             if !(first..=last).contains(&partition) {
@@ -81,7 +87,12 @@ impl Coordinator {
                 let known = self.workers.get(&owner).is_some_and(|worker| worker.life != Life::Dead);
                 if known && slot.halt.is_none() {
                     let resend = Resend::after(self.now, self.settings.heartbeat);
-                    slot.hold = Hold::Granted { owner, resend };
+                    slot.hold = if stage == Stage::Running {
+                        Hold::Granted { owner, resend }
+                    } else {
+                        let reason = MoveReason::MasterRestarted;
+                        Hold::Revoking { owner, to: None, since: self.now, reason, resend }
+                    };
                 } else {
                     // An owner that is gone leaves the slot free: the next grant has a higher epoch in any case.
                     self.dirty.insert(Dirty::Slots(group.clone()));

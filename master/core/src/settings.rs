@@ -23,6 +23,8 @@ pub struct Settings {
     pub moves_kept: usize,
     /// Losses of workers kept for the page and the failover report.
     pub losses_kept: usize,
+    /// Completed pipelines kept, the oldest are forgotten.
+    pub completed_kept: usize,
 }
 
 impl Default for Settings {
@@ -37,6 +39,7 @@ impl Default for Settings {
             longest_retry: Millis(60_000),
             moves_kept: 256,
             losses_kept: 64,
+            completed_kept: 200,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use millrace_types::{Epoch, Halt, Millis, PipelineDefinition, SlotReport, WorkerId, WorkerSpec};
+use millrace_types::{Epoch, Halt, Millis, NextOffset, PipelineDefinition, SlotReport, WorkerId, WorkerSpec};
 
 use crate::history::MoveReason;
-use crate::record::SlotRecord;
+use crate::record::{SlotRecord, SlotRemains, Stage};
 
 /// The highest epoch that a worker's word is believed for, so that epochs can always rise.
 pub(crate) const LARGEST_EPOCH: Epoch = Epoch(u64::MAX >> 1);
@@ -15,6 +15,16 @@ pub(crate) struct Pipeline {
     pub(crate) definition: Arc<PipelineDefinition>,
     /// Known partitions of each source topic.
     pub(crate) partitions: Vec<u32>,
+    pub(crate) stage: Stage,
+}
+
+/// A pipeline that was killed and whose slots nobody holds any more.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    pub(crate) definition: Arc<PipelineDefinition>,
+    /// Milliseconds since 1970 UTC.
+    pub(crate) killed_at_ms: u64,
+    pub(crate) slots: Vec<Vec<SlotRemains>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,10 +100,11 @@ pub(crate) enum Hold {
         owner: WorkerId,
         resend: Resend,
     },
-    /// A planned move: the owner commits and gives up.
+    /// The owner commits and gives up.
     Revoking {
         owner: WorkerId,
-        to: WorkerId,
+        /// Who gets it then; `None` when nobody should have it.
+        to: Option<WorkerId>,
         since: Millis,
         reason: MoveReason,
         resend: Resend,
@@ -118,6 +129,10 @@ pub(crate) struct Slot {
     pub(crate) avoid: Option<(WorkerId, Millis)>,
     /// The last report of an owner, maybe of an earlier one.
     pub(crate) report: Option<SlotReport>,
+    /// Owners in a row that were lost since the cursors were last seen to move.
+    pub(crate) deaths: u32,
+    /// Topic and lake cursor, as reported last.
+    pub(crate) cursors: (Option<NextOffset>, Option<NextOffset>),
 }
 
 impl Slot {
@@ -133,6 +148,8 @@ impl Slot {
             retry_at: None,
             avoid: None,
             report: None,
+            deaths: 0,
+            cursors: (None, None),
         }
     }
 
@@ -142,6 +159,17 @@ impl Slot {
             Hold::Free { .. } => None,
             Hold::Granted { owner, .. } | Hold::Revoking { owner, .. } => Some(owner),
         }
+    }
+
+    /// Takes the cursors of a report in. A slot that moves kills nobody.
+    pub(crate) fn note_cursors(&mut self, topic: Option<NextOffset>, lake: Option<NextOffset>) {
+        if topic.is_none() && lake.is_none() {
+            return;
+        }
+        if self.cursors != (None, None) && self.cursors != (topic, lake) {
+            self.deaths = 0;
+        }
+        self.cursors = (topic, lake);
     }
 
     pub(crate) fn record(&self) -> SlotRecord {
