@@ -207,10 +207,10 @@ impl Driver {
 
     fn carry_out(&mut self, directive: Directive) {
         match directive {
-            Directive::Grant { worker, session, slot, epoch, opened, definition } => {
-                info!(%worker, %slot, %epoch, opened, "grant");
+            Directive::Grant { worker, session, slot, epoch, opened, definition, deaths } => {
+                info!(%worker, %slot, %epoch, opened, deaths, "grant");
                 self.parts.counters.grants.inc();
-                self.send(session, &worker, MasterMessage::grant(&slot, epoch, opened, &definition, 0));
+                self.send(session, &worker, MasterMessage::grant(&slot, epoch, opened, &definition, deaths));
             }
             Directive::Revoke { worker, session, slot, epoch } => {
                 info!(%worker, %slot, %epoch, "revoke");

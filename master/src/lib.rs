@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use millrace_common::http::{self, BindError};
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::{InvalidId, Millis, PipelineDefinition, PipelineId, VERSION};
-use millrace_master_core::{Event, InvalidSettings, RECORD_VERSION, Record, RecordBody, Settings, SlotView};
+use millrace_common::types::{InvalidId, Millis, PipelineId, VERSION};
+use millrace_master_core::{
+    Event, InvalidSettings, PipelineRecord, RECORD_VERSION, Record, RecordBody, Settings, SlotView, Stage,
+};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -178,10 +180,13 @@ async fn admit_and_watch(
 async fn built_in(store: &mut Store, config: &PipelineConfig) -> Result<BuiltIn, Error> {
     let entries = store.load().await?;
     if let Some(stored) = records::pipeline_named(&records::records(&entries)?, BUILT_IN) {
-        let definition = config.change(&stored)?;
-        if definition != stored {
+        let definition = config.change(&stored.definition)?;
+        if definition != stored.definition {
             info!(pipeline = %definition.id, "the pipeline's addresses or limits have changed");
-            store.commit(vec![records::put(&pipeline_record(&definition))]).await?;
+            // Its slots are given up before any is granted by the new definition.
+            let stage = if stored.stage == Stage::Running { Stage::Changing } else { stored.stage };
+            let record = PipelineRecord { definition: definition.clone(), stage };
+            store.commit(vec![records::put(&pipeline_record(record))]).await?;
         }
         return Ok(BuiltIn::Known(definition));
     }
@@ -198,6 +203,6 @@ async fn built_in(store: &mut Store, config: &PipelineConfig) -> Result<BuiltIn,
     Ok(BuiltIn::New(config.definition(submission.pipeline, submission.submitted_at_ms)))
 }
 
-fn pipeline_record(definition: &PipelineDefinition) -> Record {
-    Record { version: RECORD_VERSION, body: RecordBody::Pipeline(Box::new(definition.clone())) }
+fn pipeline_record(record: PipelineRecord) -> Record {
+    Record { version: RECORD_VERSION, body: RecordBody::Pipeline(Box::new(record)) }
 }

@@ -1,8 +1,8 @@
 //! The core's records as keys and JSON texts of the store, and the one key of the shell's own: the id that was chosen
 //! for the built-in pipeline before it was admitted, so that a crash half way does not leave a lake to nobody.
 
-use millrace_common::types::{PipelineDefinition, PipelineId};
-use millrace_master_core::{Record, RecordBody, Write};
+use millrace_common::types::PipelineId;
+use millrace_master_core::{PipelineRecord, Record, RecordBody, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Change, Entries};
@@ -42,9 +42,9 @@ pub(crate) fn records(entries: &Entries) -> Result<Vec<Record>, UnreadableEntry>
 }
 
 /// The stored pipeline of this name.
-pub(crate) fn pipeline_named(records: &[Record], name: &str) -> Option<PipelineDefinition> {
+pub(crate) fn pipeline_named(records: &[Record], name: &str) -> Option<PipelineRecord> {
     records.iter().find_map(|record| match &record.body {
-        RecordBody::Pipeline(definition) if definition.name == name => Some((**definition).clone()),
+        RecordBody::Pipeline(pipeline) if pipeline.definition.name == name => Some((**pipeline).clone()),
         _ => None,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use millrace_common::types::{Millis, PipelineDefinition, SlotId, SlotPhase, WorkerId};
+use millrace_common::types::{Millis, SlotId, SlotPhase, WorkerId};
 use millrace_master_core as core;
 use millrace_master_core::{LossCause, MoveReason, SlotView, WorkerView};
 
@@ -103,13 +103,14 @@ fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn pipeline_row(definition: &PipelineDefinition, slots: &[SlotView]) -> Pipeline {
+fn pipeline_row(view: &core::PipelineView, slots: &[SlotView]) -> Pipeline {
+    let definition = &view.definition;
     let own = || slots.iter().filter(|slot| slot.slot.pipeline == definition.id);
     let slots_running = own().filter(|slot| is_running(slot)).count();
     Pipeline {
         id: definition.id.to_string(),
         name: definition.name.clone(),
-        state: if slots_running > 0 { "RUNNING" } else { "WAITING" },
+        state: view.state.as_str(),
         user: definition.user.clone(),
         submitted_at_ms: definition.submitted_at_ms,
         bootstrap_servers: definition.bootstrap_servers.clone(),

@@ -56,7 +56,8 @@ pub(crate) async fn poll(handle: Handle, offsets: UnownedOffsets, shutdown: Shut
         let Ok(look) = handle.look().await else { continue };
         let mut found = BTreeMap::new();
         let mut failed = None;
-        for pipeline in look.view.pipelines {
+        for view in look.view.pipelines {
+            let pipeline = view.definition;
             let slots: Vec<(SlotId, String)> = look
                 .view
                 .slots

@@ -103,12 +103,11 @@ impl Coordinator {
     }
 
     pub(crate) fn check_partitions(&self, id: &PipelineId, topic: u16, count: u32) -> Result<(), Rejection> {
-        if let Stage::Killed { .. } = self.stage_of(id)? {
-            return Err(Rejection::PipelineOver { pipeline: id.clone() });
+        let over = || Rejection::PipelineOver { pipeline: id.clone() };
+        if matches!(self.stage_of(id)?, Stage::Killed { .. }) {
+            return Err(over());
         }
-        let Some(pipeline) = self.pipelines.get(id) else {
-            return Err(Rejection::UnknownPipeline { pipeline: id.clone() });
-        };
+        let pipeline = self.pipelines.get(id).ok_or_else(over)?;
         let topics = pipeline.partitions.len();
         let index = usize::from(topic);
         let (Some(name), Some(known)) =

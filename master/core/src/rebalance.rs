@@ -4,11 +4,14 @@
 //! owner would have more slots per core *without* it than the receiver has now. It follows that a join takes at
 //! most the joiner's share, rounded up, and gives to nobody else; that a departure moves its own slots only; and
 //! that every worker gets a first slot before any gets a second one. It does not weigh slots by their load.
+//!
+//! The shares count the slots of all pipelines. Among moves that are equally good for them, the one is taken that
+//! spreads a pipeline's own slots; none is made for that alone.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_types::{SlotId, WorkerId};
+use millrace_types::{PipelineId, SlotId, WorkerId};
 
 /// What a worker offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +52,39 @@ pub fn rebalance(demand: &Demand, previous: &Assignment) -> Assignment {
 struct Holder<'a> {
     id: &'a WorkerId,
     offer: Offer,
-    slots: BTreeSet<&'a SlotId>,
+    /// By pipeline; none is empty.
+    slots: BTreeMap<&'a PipelineId, BTreeSet<&'a SlotId>>,
+    /// How many `slots` are.
+    count: usize,
 }
 
-impl Holder<'_> {
+impl<'a> Holder<'a> {
+    fn take(&mut self, slot: &'a SlotId) {
+        if self.slots.entry(&slot.pipeline).or_default().insert(slot) {
+            self.count += 1;
+        }
+    }
+
+    fn give(&mut self, slot: &'a SlotId) {
+        let Some(siblings) = self.slots.get_mut(&slot.pipeline) else { return };
+        if siblings.remove(slot) {
+            self.count -= 1;
+        }
+        if siblings.is_empty() {
+            self.slots.remove(&slot.pipeline);
+        }
+    }
+
+    fn has(&self, slot: &SlotId) -> bool {
+        self.slots.get(&slot.pipeline).is_some_and(|slots| slots.contains(slot))
+    }
+
+    fn count_of(&self, pipeline: &PipelineId) -> usize {
+        self.slots.get(pipeline).map_or(0, BTreeSet::len)
+    }
+
     fn has_room(&self) -> bool {
-        !self.offer.unreachable && (self.slots.len() as u64) < u64::from(self.offer.max_slots)
+        !self.offer.unreachable && (self.count as u64) < u64::from(self.offer.max_slots)
     }
 
     /// Compares `mine` slots per core of this worker with `other_slots` per core of another one.
@@ -65,14 +95,31 @@ impl Holder<'_> {
 
     /// Who takes the next slot first: the least share, then the most cores, then the id.
     fn compare_as_receiver(&self, other: &Self) -> Ordering {
-        self.compare_share(self.slots.len(), other, other.slots.len())
+        self.compare_share(self.count, other, other.count)
             .then_with(|| other.offer.cores.cmp(&self.offer.cores))
             .then_with(|| self.id.cmp(other.id))
     }
 
+    /// The same for a slot of `pipeline`: of equal shares the one with the least share of that pipeline.
+    fn compare_as_receiver_of(&self, other: &Self, pipeline: &PipelineId) -> Ordering {
+        self.compare_share(self.count, other, other.count)
+            .then_with(|| self.compare_share(self.count_of(pipeline), other, other.count_of(pipeline)))
+            .then_with(|| self.compare_as_receiver(other))
+    }
+
+    /// The slot that goes to `to`: of the pipeline of which this worker's share exceeds the other's most, the last.
+    fn slot_for(&self, to: &Self, suits: impl Fn(&SlotId) -> bool) -> Option<&'a SlotId> {
+        let (cores, other_cores) = (i128::from(self.offer.cores.max(1)), i128::from(to.offer.cores.max(1)));
+        let excess =
+            |mine: usize, pipeline| mine as i128 * other_cores - to.count_of(pipeline) as i128 * cores;
+        let mut pipelines: Vec<_> = self.slots.iter().collect();
+        pipelines.sort_by_key(|(id, slots)| (Reverse(excess(slots.len(), id)), *id));
+        pipelines.into_iter().find_map(|(_, slots)| slots.iter().rev().copied().find(|slot| suits(slot)))
+    }
+
     /// Who gives a slot first: the greatest share without it, then the id.
     fn compare_as_donor(&self, other: &Self) -> Ordering {
-        let (mine, others) = (self.slots.len().saturating_sub(1), other.slots.len().saturating_sub(1));
+        let (mine, others) = (self.count.saturating_sub(1), other.count.saturating_sub(1));
         other.compare_share(others, self, mine).then_with(|| self.id.cmp(other.id))
     }
 }
@@ -93,7 +140,7 @@ impl<'a> Plan<'a> {
         let mut holders: Vec<Holder<'a>> = demand
             .workers
             .iter()
-            .map(|(id, offer)| Holder { id, offer: *offer, slots: BTreeSet::new() })
+            .map(|(id, offer)| Holder { id, offer: *offer, slots: BTreeMap::new(), count: 0 })
             .collect();
         let mut free = Vec::new();
         for slot in demand.slots.keys() {
@@ -103,7 +150,7 @@ impl<'a> Plan<'a> {
             });
             match holder {
                 Some(holder) if holder.offer.unreachable || holder.has_room() => {
-                    holder.slots.insert(slot);
+                    holder.take(slot);
                 }
                 _ => free.push(slot),
             }
@@ -121,14 +168,15 @@ impl<'a> Plan<'a> {
     fn receiver(&self, slot: &SlotId, even_avoided: bool) -> Option<usize> {
         let suits =
             |holder: &&Holder<'_>| holder.has_room() && (even_avoided || !self.avoids(slot, holder.id));
-        let best = self.holders.iter().filter(suits).min_by(|a, b| a.compare_as_receiver(b))?.id;
+        let best =
+            self.holders.iter().filter(suits).min_by(|a, b| a.compare_as_receiver_of(b, &slot.pipeline))?.id;
         self.holders.iter().position(|holder| holder.id == best)
     }
 
     fn place_the_rest(&mut self) {
         for slot in std::mem::take(&mut self.free) {
             if let Some(receiver) = self.receiver(slot, false).or_else(|| self.receiver(slot, true)) {
-                self.holders[receiver].slots.insert(slot);
+                self.holders[receiver].take(slot);
             }
         }
     }
@@ -138,7 +186,7 @@ impl<'a> Plan<'a> {
         let found = self.avoiding.iter().find_map(|&(slot, avoided)| {
             let donor = self.holders.binary_search_by(|holder| holder.id.cmp(avoided)).ok()?;
             let holder = self.holders.get(donor)?;
-            if holder.offer.unreachable || !holder.slots.contains(slot) {
+            if holder.offer.unreachable || !holder.has(slot) {
                 return None;
             }
             Some((donor, slot, self.receiver(slot, false)?))
@@ -160,12 +208,12 @@ impl<'a> Plan<'a> {
             let from = &self.holders[donor];
             for &receiver in &receivers {
                 let to = &self.holders[receiver];
-                let without = from.slots.len().saturating_sub(1);
-                if from.compare_share(without, to, to.slots.len()) != Ordering::Greater {
+                let without = from.count.saturating_sub(1);
+                if from.compare_share(without, to, to.count) != Ordering::Greater {
                     break;
                 }
-                if let Some(slot) = from.slots.iter().rev().find(|slot| !self.avoids(slot, to.id)) {
-                    found = Some((donor, *slot, receiver));
+                if let Some(slot) = from.slot_for(to, |slot| !self.avoids(slot, to.id)) {
+                    found = Some((donor, slot, receiver));
                     break 'search;
                 }
             }
@@ -175,15 +223,15 @@ impl<'a> Plan<'a> {
 
     fn carry_out(&mut self, found: Option<(usize, &'a SlotId, usize)>) -> bool {
         let Some((donor, slot, receiver)) = found else { return false };
-        self.holders[donor].slots.remove(slot);
-        self.holders[receiver].slots.insert(slot);
+        self.holders[donor].give(slot);
+        self.holders[receiver].take(slot);
         true
     }
 
     fn into_assignment(self) -> Assignment {
         let mut owners = BTreeMap::new();
         for holder in self.holders {
-            for slot in holder.slots {
+            for slot in holder.slots.into_values().flatten() {
                 owners.insert(slot.clone(), holder.id.clone());
             }
         }

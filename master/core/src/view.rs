@@ -4,12 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use millrace_types::{Epoch, Halt, Millis, PipelineDefinition, SlotId, SlotReport, WorkerId, WorkerSpec};
+use millrace_types::{
+    Epoch, Halt, Millis, PipelineDefinition, PipelineId, SlotId, SlotReport, WorkerId, WorkerSpec,
+};
 use serde::Serialize;
 
 use crate::Coordinator;
 use crate::history::{Loss, Move};
-use crate::state::{Hold, Life, Slot, Worker};
+use crate::record::Stage;
+use crate::state::{Hold, Life, Pipeline, Slot, Worker};
 
 /// Everything that people may see.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,11 +23,55 @@ pub struct ClusterView {
     pub workers: Vec<WorkerView>,
     /// By pipeline, topic and partition.
     pub slots: Vec<SlotView>,
-    pub pipelines: Vec<PipelineDefinition>,
+    /// Those with slots, by id.
+    pub pipelines: Vec<PipelineView>,
+    /// The latest first.
+    pub completed: Vec<PipelineView>,
     /// Oldest first.
     pub moves: Vec<Move>,
     /// Oldest first.
     pub losses: Vec<Loss>,
+}
+
+/// What a pipeline does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PipelineState {
+    /// It should run, and no worker has a slot of it.
+    Waiting,
+    /// Workers have slots of it.
+    Running,
+    /// A person paused it; workers may still be giving slots up.
+    Paused,
+    /// A person killed it, and workers are still giving slots up.
+    Killing,
+    /// A person killed it, and it is over.
+    Killed,
+}
+
+impl PipelineState {
+    /// As page and command line show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "WAITING",
+            Self::Running => "RUNNING",
+            Self::Paused => "PAUSED",
+            Self::Killing => "KILLING",
+            Self::Killed => "KILLED",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PipelineView {
+    pub definition: PipelineDefinition,
+    pub state: PipelineState,
+    /// Partitions of all its source topics.
+    pub slots: usize,
+    /// Why no worker, or not every worker it should, has a slot of it; `None` when nothing is waited for.
+    pub waiting_for: Option<String>,
+    /// When it was killed, in milliseconds since 1970 UTC.
+    pub killed_at_ms: Option<u64>,
 }
 
 /// What the master thinks of a worker.
@@ -94,6 +141,8 @@ pub struct SlotView {
     /// silent yet.
     pub last_report: Option<SlotReport>,
     pub halt: Option<Halt>,
+    /// Owners in a row that were lost since its cursors last moved.
+    pub deaths: u32,
     /// Why it has no owner.
     pub unowned_reason: Option<String>,
 }
@@ -105,10 +154,62 @@ impl Coordinator {
             at: self.now,
             workers: self.workers.iter().map(|(id, worker)| self.view_worker(id, worker)).collect(),
             slots: self.slots.iter().map(|(id, slot)| self.view_slot(id, slot)).collect(),
-            pipelines: self.pipelines.values().map(|pipeline| (*pipeline.definition).clone()).collect(),
+            pipelines: self.pipelines.iter().map(|(id, pipeline)| self.view_pipeline(id, pipeline)).collect(),
+            completed: self.view_completed(),
             moves: self.history.moves(),
             losses: self.history.losses(),
         }
+    }
+
+    fn view_pipeline(&self, id: &PipelineId, pipeline: &Pipeline) -> PipelineView {
+        let owned = self.slots_of(id).filter(|(_, slot)| slot.owner().is_some()).count();
+        let held = || counted(owned, "partition");
+        let (state, waiting_for) = match pipeline.stage {
+            Stage::Running if owned > 0 => (PipelineState::Running, None),
+            Stage::Running => (PipelineState::Waiting, self.why_nothing_runs(id)),
+            Stage::Changing if owned > 0 => {
+                (PipelineState::Running, Some(format!("{} to be given up before it goes on", held())))
+            }
+            Stage::Changing => (PipelineState::Waiting, None),
+            Stage::Paused if owned > 0 => {
+                (PipelineState::Paused, Some(format!("the last commit of {}", held())))
+            }
+            Stage::Paused => (PipelineState::Paused, None),
+            Stage::Killed { .. } => (PipelineState::Killing, Some(format!("the last commit of {}", held()))),
+        };
+        let killed_at_ms = match pipeline.stage {
+            Stage::Killed { at_ms } => Some(at_ms),
+            Stage::Running | Stage::Changing | Stage::Paused => None,
+        };
+        PipelineView {
+            definition: (*pipeline.definition).clone(),
+            state,
+            slots: self.slots_of(id).count(),
+            waiting_for,
+            killed_at_ms,
+        }
+    }
+
+    /// The reason that most people need first: of a slot that is not halted, if there is one.
+    fn why_nothing_runs(&self, id: &PipelineId) -> Option<String> {
+        let slot = self.slots_of(id).min_by_key(|(_, slot)| slot.halt.is_some());
+        slot.map(|(id, slot)| self.unowned_reason(id, slot))
+    }
+
+    fn view_completed(&self) -> Vec<PipelineView> {
+        let mut completed: Vec<PipelineView> = self
+            .completed
+            .values()
+            .map(|completed| PipelineView {
+                definition: (*completed.definition).clone(),
+                state: PipelineState::Killed,
+                slots: completed.slots.iter().map(Vec::len).sum(),
+                waiting_for: None,
+                killed_at_ms: Some(completed.killed_at_ms),
+            })
+            .collect();
+        completed.sort_by_key(|view| std::cmp::Reverse(view.killed_at_ms));
+        completed
     }
 
     fn view_worker(&self, id: &WorkerId, worker: &Worker) -> WorkerView {
@@ -139,7 +240,7 @@ impl Coordinator {
             .slots
             .values()
             .filter(|slot| match &slot.hold {
-                Hold::Revoking { to, .. } => to == id,
+                Hold::Revoking { to, .. } => to.as_ref() == Some(id),
                 Hold::Free { home, .. } => slot.halt.is_none() && home.as_ref() == Some(id),
                 Hold::Granted { .. } => false,
             })
@@ -150,8 +251,12 @@ impl Coordinator {
         if self.settle_at.is_some() {
             return "it has just joined: shares are evened out in a moment".to_owned();
         }
-        let halted = self.slots.values().filter(|slot| slot.halt.is_some()).count();
-        let wanted = self.slots.len() - halted;
+        let running = || self.slots.iter().filter(|(id, _)| self.grants_slots_of(&id.pipeline));
+        if running().next().is_none() {
+            return "every pipeline is paused".to_owned();
+        }
+        let halted = running().filter(|(_, slot)| slot.halt.is_some()).count();
+        let wanted = running().count() - halted;
         if wanted == 0 {
             return format!("{} halted: none can run", counted(halted, "slot"));
         }
@@ -176,12 +281,21 @@ impl Coordinator {
             report: slot.report.clone().filter(|report| owner.is_some() && report.epoch == slot.epoch),
             last_report: slot.report.clone(),
             halt: slot.halt.clone(),
-            unowned_reason: owner.is_none().then(|| self.unowned_reason(slot)),
+            deaths: slot.deaths,
+            unowned_reason: owner.is_none().then(|| self.unowned_reason(id, slot)),
             owner,
         }
     }
 
-    fn unowned_reason(&self, slot: &Slot) -> String {
+    fn unowned_reason(&self, id: &SlotId, slot: &Slot) -> String {
+        match self.pipelines.get(&id.pipeline).map(|pipeline| pipeline.stage) {
+            Some(Stage::Paused) => return "the pipeline is paused".to_owned(),
+            Some(Stage::Killed { .. }) => return "the pipeline was killed".to_owned(),
+            Some(Stage::Changing) => {
+                return "the pipeline goes on when every partition was given up".to_owned();
+            }
+            Some(Stage::Running) | None => {}
+        }
         if let Some(halt) = &slot.halt {
             return format!("halted: {}", halt.detail);
         }

@@ -1,6 +1,7 @@
 //! Tests of the scheduler: shares by property, single stories, and a seeded simulation of a whole cluster.
 
 mod liveness;
+mod pipelines;
 mod rebalance;
 mod restoring;
 mod simulation;

@@ -11,9 +11,19 @@ fn worker(number: usize) -> WorkerId {
     WorkerId::new(format!("worker-{number:02}")).expect("plain")
 }
 
+/// Every third one belongs to a second pipeline.
 fn slot(number: usize) -> SlotId {
-    let pipeline = PipelineId::new("clicks-1").expect("plain");
+    slot_of(if number % 3 == 2 { "views-1" } else { "clicks-1" }, number)
+}
+
+fn slot_of(pipeline: &str, number: usize) -> SlotId {
+    let pipeline = PipelineId::new(pipeline).expect("plain");
     SlotId { pipeline, topic: 0, partition: i32::try_from(number).expect("small") }
+}
+
+fn count_of(assignment: &Assignment, worker: &WorkerId, pipeline: &str) -> usize {
+    let own = |(slot, owner): &(&SlotId, &WorkerId)| *owner == worker && slot.pipeline.as_str() == pipeline;
+    assignment.owners.iter().filter(own).count()
 }
 
 fn offer(cores: u32, max_slots: u32) -> Offer {
@@ -163,6 +173,38 @@ proptest! {
         for slot in moved(&without, &back) {
             prop_assert_eq!(back.owners.get(&slot), Some(&gone));
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_new_pipeline_is_spread_and_moves_no_other(workers in 1_usize..8, first in 0_usize..40, second in 0_usize..40) {
+        let cores = vec![1; workers];
+        let mut demand = cluster(&cores, 0);
+        demand.slots.extend((0..first).map(|number| (slot_of("clicks-1", number), None)));
+        let before = rebalance(&demand, &Assignment::default());
+        demand.slots.extend((0..second).map(|number| (slot_of("views-1", number), None)));
+        let after = rebalance(&demand, &before);
+        prop_assert!(moved(&before, &after).iter().all(|slot| slot.pipeline.as_str() == "views-1"));
+        for pipeline in ["clicks-1", "views-1"] {
+            let counts = demand.workers.keys().map(|worker| count_of(&after, worker, pipeline));
+            let (least, most) = (counts.clone().min().expect("one"), counts.max().expect("one"));
+            prop_assert!(most - least <= 1, "{} has {} to {} slots a worker", pipeline, least, most);
+        }
+    }
+}
+
+#[test]
+fn who_joins_gets_slots_of_each_pipeline() {
+    let mut demand = cluster(&[1], 0);
+    for pipeline in ["clicks-1", "views-1"] {
+        demand.slots.extend((0..6).map(|number| (slot_of(pipeline, number), None)));
+    }
+    let before = rebalance(&demand, &Assignment::default());
+    demand.workers.insert(worker(1), offer(1, 1_000));
+    let after = rebalance(&demand, &before);
+    for pipeline in ["clicks-1", "views-1"] {
+        assert_eq!(count_of(&after, &worker(1), pipeline), 3, "{after:?}");
     }
 }
 

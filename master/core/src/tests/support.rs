@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use millrace_types::{
-    Epoch, LakeTarget, Millis, PipelineDefinition, PipelineId, SlotId, SlotMetrics, SlotPhase, SlotReport,
-    StopReason, VERSION, WorkerId, WorkerSpec,
+    Epoch, LakeTarget, Millis, NextOffset, PipelineDefinition, PipelineId, SlotId, SlotMetrics, SlotPhase,
+    SlotReport, StopReason, VERSION, WorkerId, WorkerSpec,
 };
 
 use crate::{
-    ClusterView, Coordinator, Directive, Event, MAX_WRITES, Record, RecordKey, Rejection, Settings, SlotView,
-    Step, WorkerView, Write,
+    ClusterView, Coordinator, Directive, Event, MAX_WRITES, PipelineView, Record, RecordKey, Rejection,
+    Settings, SlotView, Step, WorkerView, Write,
 };
 
 pub(super) fn definition(id: &str, topics: usize) -> PipelineDefinition {
@@ -45,6 +45,12 @@ pub(super) fn slot(partition: i32) -> SlotId {
 
 pub(super) fn report(slot: &SlotId, epoch: Epoch, phase: SlotPhase) -> SlotReport {
     SlotReport { slot: slot.clone(), epoch, phase, metrics: SlotMetrics::default() }
+}
+
+/// A report of a slot whose lake stands at `cursor`.
+pub(super) fn report_at(slot: &SlotId, epoch: Epoch, phase: SlotPhase, cursor: i64) -> SlotReport {
+    let metrics = SlotMetrics { lake_cursor: Some(NextOffset(cursor)), ..SlotMetrics::default() };
+    SlotReport { metrics, ..report(slot, epoch, phase) }
 }
 
 /// Applies a step's writes to a store as one transaction, and checks what holds for each step.
@@ -221,6 +227,12 @@ impl Cluster {
 
     pub(super) fn view(&self) -> ClusterView {
         self.coordinator.view()
+    }
+
+    pub(super) fn pipeline(&self, id: &str) -> PipelineView {
+        let view = self.view();
+        let mut all = view.pipelines.into_iter().chain(view.completed);
+        all.find(|view| view.definition.id.as_str() == id).expect("a known pipeline")
     }
 
     pub(super) fn slot(&self, partition: i32) -> SlotView {

@@ -3,7 +3,7 @@
 use super::super::support;
 use super::worker::{Process, Worker};
 use super::world::{Message, World};
-use crate::{Event, SlotState};
+use crate::{Event, PipelineState, PipelineView, SlotState};
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -30,6 +30,7 @@ impl World {
             107..=112 => self.add_partitions(),
             113..=115 => self.restart_under_the_same_id(victim),
             116..=119 => self.resume_all(),
+            120..=139 => self.ask_of_a_pipeline(),
             _ => {}
         }
     }
@@ -134,7 +135,46 @@ impl World {
 
     pub(super) fn add_partitions(&mut self) {
         let count = self.chance.between(1, 12) as u32;
-        self.apply(Event::PartitionsFound { pipeline: support::slot(0).pipeline, topic: 0, count });
+        if self.try_apply(Event::PartitionsFound { pipeline: support::slot(0).pipeline, topic: 0, count }) {
+            self.tally.added_partitions += 1;
+        }
+    }
+
+    fn pipelines(&self) -> Vec<PipelineView> {
+        let Some(master) = &self.master else { return Vec::new() };
+        let view = master.view();
+        view.pipelines.into_iter().chain(view.completed).collect()
+    }
+
+    /// A person asks for something, by the state that they saw or not.
+    fn ask_of_a_pipeline(&mut self) {
+        let known = self.pipelines();
+        if known.is_empty() {
+            return;
+        }
+        let view = &known[(self.chance.next() % known.len() as u64) as usize];
+        let pipeline = view.definition.id.clone();
+        let done = match self.chance.next() % 6 {
+            0 => self.try_apply(Event::PipelinePaused { pipeline }).then_some(&mut self.tally.pauses),
+            1 | 2 => self.try_apply(Event::PipelineResumed { pipeline }).then_some(&mut self.tally.resumes),
+            3 => {
+                let at_ms = self.now;
+                self.try_apply(Event::PipelineKilled { pipeline, at_ms }).then_some(&mut self.tally.kills)
+            }
+            _ => self.resubmit(view).then_some(&mut self.tally.changes),
+        };
+        if let Some(count) = done {
+            *count += 1;
+        }
+    }
+
+    /// The pipeline once more, by another definition.
+    fn resubmit(&mut self, view: &PipelineView) -> bool {
+        let mut definition = Box::new(view.definition.clone());
+        definition.max_rate = Some(self.chance.between(1, 1_000_000));
+        // More than any topic has by now: partitions never get fewer.
+        let partitions = vec![12; definition.source.topics.len()];
+        self.try_apply(Event::PipelineResubmitted { definition, partitions })
     }
 
     pub(super) fn resume_all(&mut self) {
@@ -152,6 +192,19 @@ impl World {
             self.start_master();
         }
         self.submit(1);
+        for view in self.pipelines() {
+            // The first one shall run in any case, the others as people left them.
+            let pipeline = view.definition.id.clone();
+            match view.state {
+                PipelineState::Killed | PipelineState::Killing if pipeline == support::slot(0).pipeline => {
+                    assert!(self.resubmit(&view));
+                }
+                PipelineState::Paused if pipeline == support::slot(0).pipeline => {
+                    assert!(self.try_apply(Event::PipelineResumed { pipeline }));
+                }
+                _ => {}
+            }
+        }
         for victim in 0..self.workers.len() {
             self.thaw(victim);
         }

@@ -41,6 +41,7 @@ struct SlotInKafka {
     /// Who fenced all others last: (incarnation of a worker, its opening's number).
     holder: Option<(u64, u64)>,
     recorded: Epoch,
+    cursor: i64,
 }
 
 /// What outlives every process.
@@ -64,8 +65,17 @@ impl Kafka {
     }
 
     /// Whether a commit of this opening goes through; else it is fenced.
-    pub(super) fn commit(&self, slot: &SlotId, incarnation: u64, opening: u64) -> bool {
-        self.slots.get(slot).is_some_and(|known| known.holder == Some((incarnation, opening)))
+    pub(super) fn commit(&mut self, slot: &SlotId, incarnation: u64, opening: u64) -> bool {
+        let Some(known) = self.slots.get_mut(slot) else { return false };
+        let holds = known.holder == Some((incarnation, opening));
+        if holds {
+            known.cursor += 1;
+        }
+        holds
+    }
+
+    pub(super) fn cursor(&self, slot: &SlotId) -> i64 {
+        self.slots.get(slot).map_or(0, |known| known.cursor)
     }
 
     pub(super) fn recorded(&self, slot: &SlotId) -> Epoch {

@@ -16,6 +16,12 @@ pub(super) struct Tally {
     pub(super) halts: u64,
     pub(super) clock_jumps: u64,
     pub(super) take_overs: u64,
+    pub(super) deaths: u64,
+    pub(super) added_partitions: u64,
+    pub(super) pauses: u64,
+    pub(super) resumes: u64,
+    pub(super) kills: u64,
+    pub(super) changes: u64,
 }
 
 impl Tally {
@@ -25,7 +31,7 @@ impl Tally {
         }
     }
 
-    fn fields(&mut self) -> [(&'static str, &mut u64); 13] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 19] {
         [
             ("grants", &mut self.grants),
             ("revokes", &mut self.revokes),
@@ -40,10 +46,16 @@ impl Tally {
             ("halts", &mut self.halts),
             ("clock jumps", &mut self.clock_jumps),
             ("take-overs", &mut self.take_overs),
+            ("grants after deaths", &mut self.deaths),
+            ("added partitions", &mut self.added_partitions),
+            ("pauses", &mut self.pauses),
+            ("resumes", &mut self.resumes),
+            ("kills", &mut self.kills),
+            ("changed definitions", &mut self.changes),
         ]
     }
 
-    fn values(&self) -> [u64; 13] {
+    fn values(&self) -> [u64; 19] {
         [
             self.grants,
             self.revokes,
@@ -58,6 +70,12 @@ impl Tally {
             self.halts,
             self.clock_jumps,
             self.take_overs,
+            self.deaths,
+            self.added_partitions,
+            self.pauses,
+            self.resumes,
+            self.kills,
+            self.changes,
         ]
     }
 

@@ -16,18 +16,21 @@ pub(super) enum Process {
 
 #[derive(Debug, Clone)]
 pub(super) enum Order {
-    Grant { slot: SlotId, epoch: Epoch },
+    Grant { slot: SlotId, epoch: Epoch, version: Option<u64> },
     Revoke { slot: SlotId, epoch: Epoch },
 }
 
 #[derive(Debug)]
 struct RunningSlot {
     epoch: Epoch,
+    /// Of the definition that it runs by.
+    version: Option<u64>,
+    cursor: Option<i64>,
     phase: SlotPhase,
     /// When its phase ends: an opening is done, a last commit is made.
     until: u64,
     opening: Option<u64>,
-    next: Option<Epoch>,
+    next: Option<(Epoch, Option<u64>)>,
 }
 
 #[derive(Debug)]
@@ -65,11 +68,19 @@ impl Worker {
     }
 
     pub(super) fn reports(&self) -> Vec<SlotReport> {
-        self.slots.iter().map(|(slot, running)| support::report(slot, running.epoch, running.phase)).collect()
+        let reports = self.slots.iter().map(|(slot, running)| match running.cursor {
+            Some(cursor) => support::report_at(slot, running.epoch, running.phase, cursor),
+            None => support::report(slot, running.epoch, running.phase),
+        });
+        reports.collect()
     }
 
     pub(super) fn runs(&self, slot: &SlotId) -> Option<(Epoch, SlotPhase)> {
         self.slots.get(slot).map(|running| (running.epoch, running.phase))
+    }
+
+    pub(super) fn version(&self, slot: &SlotId) -> Option<u64> {
+        self.slots.get(slot).and_then(|running| running.version)
     }
 
     pub(super) fn running_slots(&self) -> Vec<SlotId> {
@@ -85,15 +96,15 @@ impl Worker {
 
     pub(super) fn take(&mut self, order: Order, now: u64, chance: &mut Chance) -> Option<Stopped> {
         match order {
-            Order::Grant { slot, epoch } => {
+            Order::Grant { slot, epoch, version } => {
                 match self.slots.get_mut(&slot) {
                     Some(running) if running.epoch < epoch => {
-                        running.next = Some(epoch);
+                        running.next = Some((epoch, version));
                         running.phase = SlotPhase::Revoking;
                         running.until = now;
                     }
                     Some(_) => {}
-                    None => self.start(slot, epoch, now, chance),
+                    None => self.start(slot, epoch, version, now, chance),
                 }
                 None
             }
@@ -112,9 +123,10 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, slot: SlotId, epoch: Epoch, now: u64, chance: &mut Chance) {
+    fn start(&mut self, slot: SlotId, epoch: Epoch, version: Option<u64>, now: u64, chance: &mut Chance) {
         let until = now + chance.between(5, 300);
-        let running = RunningSlot { epoch, phase: SlotPhase::Opening, until, opening: None, next: None };
+        let phase = SlotPhase::Opening;
+        let running = RunningSlot { epoch, version, cursor: None, phase, until, opening: None, next: None };
         self.slots.insert(slot, running);
     }
 
@@ -142,13 +154,19 @@ impl Worker {
                         Ok(opening) => {
                             running.opening = Some(opening);
                             running.phase = SlotPhase::Running;
+                            running.cursor = Some(kafka.cursor(slot));
                             None
                         }
                     }
                 }
                 SlotPhase::Running if chance.percent(20) => {
                     let opening = running.opening.unwrap_or(0);
-                    (!kafka.commit(slot, self.incarnation, opening)).then_some(StopReason::Fenced)
+                    if kafka.commit(slot, self.incarnation, opening) {
+                        running.cursor = Some(kafka.cursor(slot));
+                        None
+                    } else {
+                        Some(StopReason::Fenced)
+                    }
                 }
                 SlotPhase::Revoking if running.until <= now => Some(StopReason::Revoked),
                 SlotPhase::Opening | SlotPhase::Running | SlotPhase::Revoking => None,
@@ -160,7 +178,7 @@ impl Worker {
         let mut told = Vec::new();
         for stopped in ended {
             match self.slots.remove(&stopped.slot).and_then(|running| running.next) {
-                Some(epoch) => self.start(stopped.slot, epoch, now, chance),
+                Some((epoch, version)) => self.start(stopped.slot, epoch, version, now, chance),
                 None => told.push(stopped),
             }
         }

@@ -319,6 +319,10 @@ impl World {
             }
             Rejection::PartitionsGone { .. }
             | Rejection::UnknownPipeline { .. }
+            | Rejection::PipelineExists { .. }
+            | Rejection::PipelineOver { .. }
+            | Rejection::AlreadyPaused { .. }
+            | Rejection::NothingToResume { .. }
             | Rejection::IdTaken { .. } => {}
             other => panic!("unexpected: {other}"),
         }
@@ -356,8 +360,10 @@ impl World {
 
     pub(super) fn send_directive(&mut self, directive: Directive) {
         match directive {
-            Directive::Grant { worker, session, slot, epoch, .. } => {
-                self.send_order(&worker, session, Order::Grant { slot, epoch });
+            Directive::Grant { worker, session, slot, epoch, definition, deaths, .. } => {
+                self.tally.deaths += u64::from(deaths > 0);
+                let version = definition.max_rate;
+                self.send_order(&worker, session, Order::Grant { slot, epoch, version });
             }
             Directive::Revoke { worker, session, slot, epoch } => {
                 self.tally.revokes += 1;
