@@ -46,13 +46,31 @@ enum Command {
     Workers(workers::Config),
 }
 
+impl Command {
+    /// Name of the process in its traces.
+    fn service(&self) -> &'static str {
+        match self {
+            Self::Master(_) => "millrace-master",
+            Self::Worker(_) => "millrace-worker",
+            Self::Ingest(_) => "millrace-ingest",
+            Self::Generate(_) => "millrace-generate",
+            _ => "millrace",
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let CommandLine { log, command } = CommandLine::parse();
-    if let Err(error) = telemetry::install(&log) {
-        eprintln!("millrace: {error}");
-        return ExitCode::from(2);
-    }
-    match run(command) {
+    let telemetry = match telemetry::install(&log, command.service()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("millrace: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = run(command);
+    telemetry.finish();
+    match outcome {
         Ok(code) => code,
         // Every error's own text tells its causes too.
         Err(error) => {
