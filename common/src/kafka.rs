@@ -42,16 +42,17 @@ pub enum SetUpError {
     Create { topic: String, code: RDKafkaErrorCode },
 }
 
-/// Largest record of an invalid topic that is made here. Brokers take about 1 MiB by default: a record of just that
-/// size must still fit when its reason is added.
-const INVALID_TOPIC_RECORD_BYTES: &str = "1310720";
+/// Largest record of a topic whose records grow on the way. Brokers take about 1 MiB by default: a record of just that
+/// size must still fit when something is added.
+const GROWN_RECORD_BYTES: &str = "1310720";
 
-/// Makes those of `topics` that are absent, each with `partitions` partitions, and the one that is the
-/// `invalid_topic` with room for the reasons; returns the partition count of every one as it stands.
+/// Makes those of `topics` that are absent, each with `partitions` partitions, and those that are `grown` (they take
+/// another topic's records with something added: the reason, what was found out) with room for that; returns the
+/// partition count of every one as it stands.
 pub async fn ensure_topics(
     bootstrap_servers: &str,
     topics: &[&str],
-    invalid_topic: Option<&str>,
+    grown: &[&str],
     partitions: i32,
 ) -> Result<BTreeMap<String, i32>, SetUpError> {
     let unreachable = |source| SetUpError::Unreachable { servers: bootstrap_servers.to_owned(), source };
@@ -64,8 +65,8 @@ pub async fn ensure_topics(
         // -1: the broker's own default replication.
         .map(|topic| {
             let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
-            if invalid_topic == Some(*topic) {
-                new.set("max.message.bytes", INVALID_TOPIC_RECORD_BYTES)
+            if grown.contains(topic) {
+                new.set("max.message.bytes", GROWN_RECORD_BYTES)
             } else {
                 new
             }

@@ -7,6 +7,7 @@ use millrace_common::address::{parse_servers, parse_topic};
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, SecretReference};
 use millrace_common::units::{parse_bytes, parse_duration};
 
+use crate::draft::{parse_endpoint, parse_lake};
 use crate::store::StateLocation;
 
 /// Name of the pipeline that the master makes by itself.
@@ -23,7 +24,8 @@ const DEFAULT_LAKE: &str = "s3://acme.eu-west-1.stg.data.lake/clickstream-data";
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  \
     millrace master --kafka 127.0.0.1:9092 --s3-endpoint http://127.0.0.1:9000\n  \
-    millrace master --state file:/var/lib/millrace --lake file:///data/lake\n\n\
+    millrace master --state file:/var/lib/millrace --lake file:///data/lake\n  \
+    millrace master --no-pipeline\n\n\
     Secrets are named, never given: the master and each worker read the variable or the file on their own host.")]
 pub struct Config {
     /// Where workers and the command line reach the master.
@@ -47,6 +49,16 @@ pub struct Config {
     /// Grant halted partitions again: after their cause was repaired.
     #[arg(long)]
     pub resume_halted: bool,
+    /// How often Kafka is asked for partitions that were added to source topics.
+    #[arg(long, default_value = "5s", value_parser = parse_positive_duration, value_name = "TIME")]
+    pub metadata_refresh: Duration,
+    /// Make no pipeline: run what is submitted.
+    #[arg(
+        long,
+        conflicts_with_all = ["raw_topic", "latest_topic", "invalid_topic", "lake", "s3_endpoint", "s3_region",
+            "roll_age", "roll_bytes", "roll_rows", "roll_idle"]
+    )]
+    pub no_pipeline: bool,
     #[command(flatten)]
     pub pipeline: PipelineConfig,
 }
@@ -201,30 +213,6 @@ fn parse_positive_bytes(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         0 => Err("expected a size above zero, like 128MiB".into()),
         bytes => Ok(bytes),
-    }
-}
-
-fn parse_lake(text: &str) -> Result<String, String> {
-    let wrong = || "expected s3://bucket/prefix or file:///folder/prefix".to_owned();
-    let url = url::Url::parse(text).map_err(|_| wrong())?;
-    let is_lake = match url.scheme() {
-        "s3" => url.host_str().is_some_and(|bucket| !bucket.is_empty()),
-        "file" => url.to_file_path().is_ok(),
-        _ => false,
-    };
-    if is_lake && url.query().is_none() && url.fragment().is_none() {
-        Ok(text.trim_end_matches('/').to_owned())
-    } else {
-        Err(wrong())
-    }
-}
-
-fn parse_endpoint(text: &str) -> Result<String, String> {
-    match url::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host_str().is_some() => {
-            Ok(text.trim_end_matches('/').to_owned())
-        }
-        _ => Err("expected http://host:port or https://host:port".into()),
     }
 }
 

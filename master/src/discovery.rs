@@ -1,68 +1,117 @@
-//! Watches how many partitions the source topics have, and tells the driver. Makes no topic.
+//! Watches how many partitions the source topics of all pipelines have, and tells the driver of more. Before that the
+//! enriched topic is extended. Makes no source topic; an absent or a smaller one is said and never acted upon.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use millrace_common::backoff::Backoff;
-use millrace_common::kafka::partition_counts;
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::PipelineDefinition;
-use millrace_master_core::Event;
-use tracing::warn;
+use millrace_common::types::{PipelineDefinition, PipelineId};
+use millrace_master_core::{Event, PipelineState};
+use tracing::{info, warn};
 
-use crate::handle::Handle;
-use crate::health::Health;
+use crate::handle::{Handle, Refused};
+use crate::topics;
 
-const EVERY: Duration = Duration::from_secs(30);
-/// Name under which the discovery waits in `/readyz`.
-const PART: &str = "discovery";
+/// What is wrong with a pipeline's topics. Cheap to clone; all clones show the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Troubles(Arc<Mutex<BTreeMap<PipelineId, String>>>);
 
-/// Asks at once and then regularly, until the shutdown begins.
-pub(crate) async fn watch(
-    definition: PipelineDefinition,
-    handle: Handle,
-    health: Health,
-    shutdown: Shutdown,
-) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), EVERY);
+impl Troubles {
+    pub(crate) fn get(&self, pipeline: &PipelineId) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pipeline).cloned()
+    }
+
+    /// True if it is news.
+    fn set(&self, pipeline: &PipelineId, trouble: Option<String>) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &trouble {
+            Some(text) => all.insert(pipeline.clone(), text.clone()),
+            None => all.remove(pipeline),
+        };
+        before != trouble
+    }
+
+    fn keep(&self, pipelines: &[PipelineId]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| pipelines.contains(id));
+    }
+}
+
+/// Looks at once and then regularly, until the shutdown begins.
+pub(crate) async fn watch(handle: Handle, troubles: Troubles, every: Duration, shutdown: Shutdown) {
     loop {
-        let looked = tokio::select! {
-            looked = look(&definition, &handle) => looked,
-            () = shutdown.begun() => return,
-        };
-        let wait = match looked {
-            Ok(()) => {
-                backoff.reset();
-                health.set_ready(PART);
-                EVERY
-            }
-            Err(reason) => {
-                let wait = backoff.next_wait();
-                if backoff.tries().is_power_of_two() {
-                    warn!(pipeline = %definition.id, reason, "the source's partitions are not known, asking again");
-                }
-                health.set_waiting(PART, reason);
-                wait
-            }
-        };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = look_at_all(&handle, &troubles) => {}
+            () = shutdown.begun() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
             () = shutdown.begun() => return,
         }
     }
 }
 
-async fn look(definition: &PipelineDefinition, handle: &Handle) -> Result<(), String> {
-    let topics: Vec<&str> = definition.source.topics.iter().map(String::as_str).collect();
-    let counts =
-        partition_counts(&definition.bootstrap_servers, &topics).await.map_err(|error| error.to_string())?;
-    for (number, topic) in definition.source.topics.iter().enumerate() {
-        let Some(count) = counts.get(topic).and_then(|count| u32::try_from(*count).ok()) else {
-            return Err(format!("topic {topic} does not exist at {}", definition.bootstrap_servers));
-        };
-        // A definition with more topics than this is refused when it is submitted.
-        let number = u16::try_from(number).unwrap_or(u16::MAX);
+async fn look_at_all(handle: &Handle, troubles: &Troubles) {
+    // A driver that does not answer is said elsewhere.
+    let Ok(look) = handle.look().await else { return };
+    let mut known = vec![Vec::new(); look.view.pipelines.len()];
+    for (counts, view) in known.iter_mut().zip(&look.view.pipelines) {
+        counts.resize(view.definition.source.topics.len(), 0_i32);
+        for slot in look.view.slots.iter().filter(|slot| slot.slot.pipeline == view.definition.id) {
+            if let Some(count) = counts.get_mut(usize::from(slot.slot.topic)) {
+                *count += 1;
+            }
+        }
+    }
+    let mut ids = Vec::new();
+    for (view, known) in look.view.pipelines.iter().zip(known) {
+        if view.state == PipelineState::Killing {
+            continue;
+        }
+        let pipeline = &view.definition.id;
+        ids.push(pipeline.clone());
+        let trouble = look_at(&view.definition, &known, handle).await.err();
+        if troubles.set(pipeline, trouble.clone()) {
+            match trouble {
+                Some(reason) => {
+                    warn!(%pipeline, reason, "the source's partitions are not what they should be")
+                }
+                None => info!(%pipeline, "the source's partitions are known again"),
+            }
+        }
+    }
+    troubles.keep(&ids);
+}
+
+/// `known`: partitions of each source topic, by the driver.
+async fn look_at(definition: &PipelineDefinition, known: &[i32], handle: &Handle) -> Result<(), String> {
+    let servers = &definition.bootstrap_servers;
+    let counts = topics::source_counts(servers, &definition.source.topics)
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|absent| {
+            let absent = absent.join(", ");
+            format!("topic {absent} does not exist at {servers} any more: nothing is read from it until it is back")
+        })?;
+    let grown = counts.iter().zip(known).any(|(count, known)| count > known);
+    if grown {
+        let notes = topics::prepare(definition, topics::widest(&counts));
+        for note in notes.await.map_err(|error| error.to_string())? {
+            info!(pipeline = %definition.id, note, "sinks follow their source");
+        }
+    }
+    for ((number, count), known) in (0u16..).zip(topics::as_event(&counts)).zip(known) {
+        if i64::from(count) == i64::from(*known) {
+            continue;
+        }
         let found = Event::PartitionsFound { pipeline: definition.id.clone(), topic: number, count };
-        handle.apply(found).await.map_err(|refused| refused.to_string())?;
+        match handle.apply(found).await {
+            Ok(()) => {
+                info!(pipeline = %definition.id, topic = number, partitions = count, "partitions added")
+            }
+            Err(Refused::Rejected(rejection)) => return Err(rejection.to_string()),
+            Err(Refused::Unavailable(reason)) => return Err(reason),
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use millrace_common::backoff::Backoff;
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::{Millis, SlotReport, WorkerId, WorkerSpec};
+use millrace_common::types::{Millis, PipelineId, SlotReport, WorkerId, WorkerSpec};
 use millrace_master_core::{
     Coordinator, Directive, Event, Record, RecordBody, Rejection, RestoreError, Settings,
 };
@@ -22,8 +22,9 @@ use crate::handle::{Handle, Look, Refused, Request, SessionLink};
 use crate::health::Health;
 use crate::metrics::Counters;
 use crate::probe;
-use crate::records::{self, UnreadableEntry};
-use crate::store::{Store, StoreError};
+use crate::records::{self, Submission, UnreadableEntry};
+use crate::snapshot::unix_now_ms;
+use crate::store::{Change, Store, StoreError};
 
 /// Name under which the driver waits in `/readyz`.
 const PART: &str = "store";
@@ -80,13 +81,15 @@ pub(crate) struct Driver {
     /// Never given twice.
     next_session: u64,
     pids: BTreeMap<WorkerId, u32>,
+    /// Ids of pipelines that are about to be admitted, by name; stored.
+    submissions: BTreeMap<String, Submission>,
 }
 
 impl Driver {
     /// Restores the coordinator from the store.
     pub(crate) async fn new(mut parts: Parts) -> Result<(Self, Handle), RestoreFailure> {
         let clock = Clock::start();
-        let (coordinator, pids) = restore(&mut parts, clock).await?;
+        let Restored { coordinator, pids, submissions } = restore(&mut parts, clock).await?;
         let (handle, requests) = Handle::new();
         let driver = Self {
             parts,
@@ -97,6 +100,7 @@ impl Driver {
             sessions: BTreeMap::new(),
             next_session: 1,
             pids,
+            submissions,
         };
         Ok((driver, handle))
     }
@@ -136,6 +140,9 @@ impl Driver {
             Request::Apply { event, answer } => {
                 // Whoever asked may have given up.
                 let _ = answer.send(self.apply(event).await);
+            }
+            Request::Reserve { name, answer } => {
+                let _ = answer.send(self.reserve(name).await);
             }
             Request::Look { answer } => {
                 let _ = answer.send(Ok(self.look()));
@@ -190,19 +197,45 @@ impl Driver {
     }
 
     async fn apply(&mut self, event: Event) -> Result<(), Refused> {
+        let admitted = match &event {
+            Event::PipelineSubmitted { definition, .. } => Some(definition.name.clone()),
+            _ => None,
+        };
         let step = self.coordinator.apply(self.clock.now(), event)?;
         if !step.writes.is_empty() {
-            let changes = step.writes.iter().map(records::change).collect();
-            if let Err(error) = self.parts.store.commit(changes).await {
-                self.recover(&error).await;
-                return Err(Refused::Unavailable(error.to_string()));
-            }
-            self.parts.counters.commits.inc();
+            let mut changes: Vec<Change> = step.writes.iter().map(records::change).collect();
+            // The pipeline's own record takes the place of its reservation.
+            let reserved = admitted.filter(|name| self.submissions.contains_key(name));
+            changes.extend(reserved.as_deref().map(records::remove_submission));
+            self.commit(changes).await?;
+            reserved.and_then(|name| self.submissions.remove(&name));
         }
         for directive in step.directives {
             self.carry_out(directive);
         }
         Ok(())
+    }
+
+    async fn commit(&mut self, changes: Vec<Change>) -> Result<(), Refused> {
+        if let Err(error) = self.parts.store.commit(changes).await {
+            self.recover(&error).await;
+            return Err(Refused::Unavailable(error.to_string()));
+        }
+        self.parts.counters.commits.inc();
+        Ok(())
+    }
+
+    async fn reserve(&mut self, name: String) -> Result<Submission, Refused> {
+        if let Some(reserved) = self.submissions.get(&name) {
+            return Ok(reserved.clone());
+        }
+        let random: u32 = rand::random_range(0..1 << 24);
+        let pipeline = PipelineId::new(format!("{name}-{random:06x}"))
+            .map_err(|error| Refused::Unavailable(error.to_string()))?;
+        let submission = Submission { pipeline, submitted_at_ms: unix_now_ms() };
+        self.commit(vec![records::put_submission(&name, &submission)]).await?;
+        self.submissions.insert(name, submission.clone());
+        Ok(submission)
     }
 
     fn carry_out(&mut self, directive: Directive) {
@@ -268,8 +301,9 @@ impl Driver {
         while !shutdown.has_begun() {
             self.parts.health.set_waiting(PART, reason.clone());
             match restore(&mut self.parts, self.clock).await {
-                Ok((coordinator, pids)) => {
+                Ok(Restored { coordinator, pids, submissions }) => {
                     self.coordinator = coordinator;
+                    self.submissions = submissions;
                     self.pids.extend(pids);
                     self.parts.health.set_ready(PART);
                     info!("state restored");
@@ -296,6 +330,7 @@ impl Driver {
                     // Whoever asked may have given up.
                     Request::Register { answer, .. } => drop(answer.send(Err(unavailable()))),
                     Request::Apply { answer, .. } => drop(answer.send(Err(unavailable()))),
+                    Request::Reserve { answer, .. } => drop(answer.send(Err(unavailable()))),
                     Request::Look { answer } => drop(answer.send(Err(unavailable()))),
                 },
             }
@@ -319,13 +354,19 @@ async fn reached(deadline: Option<Instant>) {
     }
 }
 
-async fn restore(
-    parts: &mut Parts,
-    clock: Clock,
-) -> Result<(Coordinator, BTreeMap<WorkerId, u32>), RestoreFailure> {
-    let records = records::records(&parts.store.load().await?)?;
+/// What the store holds.
+struct Restored {
+    coordinator: Coordinator,
+    pids: BTreeMap<WorkerId, u32>,
+    submissions: BTreeMap<String, Submission>,
+}
+
+async fn restore(parts: &mut Parts, clock: Clock) -> Result<Restored, RestoreFailure> {
+    let entries = parts.store.load().await?;
+    let (records, submissions) = (records::records(&entries)?, records::submissions(&entries)?);
     let pids = records.iter().filter_map(pid_of_worker).collect();
-    Ok((Coordinator::restore(parts.settings.clone(), records, clock.now())?, pids))
+    let coordinator = Coordinator::restore(parts.settings.clone(), records, clock.now())?;
+    Ok(Restored { coordinator, pids, submissions })
 }
 
 fn pid_of_worker(record: &Record) -> Option<(WorkerId, u32)> {

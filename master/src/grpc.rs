@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::{SlotPhase, SlotReport, StopReason, WorkerId};
+use millrace_common::types::{SlotPhase, SlotReport, StopReason, VERSION, WorkerId};
 use millrace_master_core::{Event, Rejection, SlotView, WorkerView};
 use millrace_proto::v1::master_server::{Master, MasterServer};
 use millrace_proto::v1::{
-    ListWorkersRequest, ListWorkersResponse, MasterMessage, WorkerMessage, WorkerStatus, worker_message,
+    DescribePipelineRequest, DescribePipelineResponse, KillPipelineRequest, KillPipelineResponse,
+    ListPipelinesRequest, ListPipelinesResponse, ListWorkersRequest, ListWorkersResponse, MasterMessage,
+    PausePipelineRequest, PausePipelineResponse, PipelineStage, ResumePipelineRequest,
+    ResumePipelineResponse, SubmitPipelineRequest, SubmitPipelineResponse, WorkerMessage, WorkerStatus,
+    worker_message,
 };
 use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped};
 use tokio::net::TcpListener;
@@ -18,20 +22,30 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use crate::admission::{Admission, Admitted, Submission};
+use crate::draft::Draft;
 use crate::handle::{Handle, Look, Refused, SessionLink};
+use crate::pipelines::{self, Refusal, Wish};
+use crate::sources::Sources;
 
 /// Messages that may wait for a worker to read them: a grant for each slot that it can take, and some.
 const OUTBOUND: usize = 4096;
 /// A first message later than this is none.
 const FIRST_MESSAGE: Duration = Duration::from_secs(5);
 /// Any call is answered within this; a session's messages may take as long as it lives.
-const CALL: Duration = Duration::from_secs(15);
+const CALL: Duration = Duration::from_secs(60);
 /// Calls under way on one connection: a worker needs one.
 const CALLS_PER_CONNECTION: usize = 16;
 
 /// Serves until the shutdown begins. `lease`: how long a silent connection is kept.
-pub(crate) async fn serve(listener: TcpListener, handle: Handle, lease: Duration, shutdown: Shutdown) {
-    let service = Service { handle, shutdown: shutdown.clone() };
+pub(crate) async fn serve(
+    listener: TcpListener,
+    sources: Sources,
+    admission: Admission,
+    lease: Duration,
+    shutdown: Shutdown,
+) {
+    let service = Service { sources, admission, shutdown: shutdown.clone() };
     let served = Server::builder()
         .tcp_nodelay(true)
         .timeout(CALL)
@@ -51,7 +65,8 @@ pub(crate) async fn serve(listener: TcpListener, handle: Handle, lease: Duration
 
 #[derive(Debug)]
 struct Service {
-    handle: Handle,
+    sources: Sources,
+    admission: Admission,
     shutdown: Shutdown,
 }
 
@@ -75,8 +90,8 @@ impl Master for Service {
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let cut = CancellationToken::new();
         let link = SessionLink { outbound: outbound.clone(), cut: cut.clone() };
-        let session = self.handle.register(spec, running, link).await.map_err(status)?;
-        let handle = self.handle.clone();
+        let session = self.sources.handle.register(spec, running, link).await.map_err(status)?;
+        let handle = self.sources.handle.clone();
         self.shutdown.spawn(format!("session of {worker}"), async move {
             let ended = tokio::select! {
                 ended = read(&mut inbound, &handle, session, &worker) => ended,
@@ -97,10 +112,94 @@ impl Master for Service {
         &self,
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let look = self.handle.look().await.map_err(status)?;
+        let look = self.sources.handle.look().await.map_err(status)?;
         let workers = look.view.workers.iter().map(|worker| worker_status(worker, &look)).collect();
         Ok(Response::new(ListWorkersResponse { workers }))
     }
+
+    async fn submit_pipeline(
+        &self,
+        request: Request<SubmitPipelineRequest>,
+    ) -> Result<Response<SubmitPipelineResponse>, Status> {
+        let SubmitPipelineRequest { draft_json, file, resume, dry_run } = request.into_inner();
+        let draft: Draft = serde_json::from_str(&draft_json).map_err(|error| {
+            Status::invalid_argument(format!(
+                "the master can't read the pipeline ({error}): use the millrace of the master's version, {VERSION}"
+            ))
+        })?;
+        let submission = Submission { draft, file, resume, dry_run };
+        let Admitted { pipeline, notes } = self.admission.submit(submission).await.map_err(refused)?;
+        let pipeline = pipeline.map(String::from).unwrap_or_default();
+        Ok(Response::new(SubmitPipelineResponse { pipeline, notes }))
+    }
+
+    async fn list_pipelines(
+        &self,
+        _: Request<ListPipelinesRequest>,
+    ) -> Result<Response<ListPipelinesResponse>, Status> {
+        let all = pipelines::list(&self.sources).await.map_err(refused)?;
+        Ok(Response::new(ListPipelinesResponse { pipelines_json: json(&all)? }))
+    }
+
+    async fn describe_pipeline(
+        &self,
+        request: Request<DescribePipelineRequest>,
+    ) -> Result<Response<DescribePipelineResponse>, Status> {
+        let target = request.into_inner().pipeline;
+        let detail = pipelines::describe(&self.sources, &target).await.map_err(refused)?;
+        Ok(Response::new(DescribePipelineResponse { pipeline_json: json(&detail)? }))
+    }
+
+    async fn pause_pipeline(
+        &self,
+        request: Request<PausePipelineRequest>,
+    ) -> Result<Response<PausePipelineResponse>, Status> {
+        let pipeline = self.fulfil(&request.into_inner().pipeline, Wish::Pause).await?;
+        Ok(Response::new(PausePipelineResponse { pipeline: Some(pipeline) }))
+    }
+
+    async fn resume_pipeline(
+        &self,
+        request: Request<ResumePipelineRequest>,
+    ) -> Result<Response<ResumePipelineResponse>, Status> {
+        let pipeline = self.fulfil(&request.into_inner().pipeline, Wish::Resume).await?;
+        Ok(Response::new(ResumePipelineResponse { pipeline: Some(pipeline) }))
+    }
+
+    async fn kill_pipeline(
+        &self,
+        request: Request<KillPipelineRequest>,
+    ) -> Result<Response<KillPipelineResponse>, Status> {
+        let pipeline = self.fulfil(&request.into_inner().pipeline, Wish::Kill).await?;
+        Ok(Response::new(KillPipelineResponse { pipeline: Some(pipeline) }))
+    }
+}
+
+impl Service {
+    async fn fulfil(&self, target: &str, wish: Wish) -> Result<PipelineStage, Status> {
+        let pipeline = pipelines::fulfil(&self.sources, target, wish).await.map_err(refused)?.pipeline;
+        info!(pipeline = pipeline.id, ?wish, state = pipeline.state, "a person's wish for a pipeline");
+        Ok(PipelineStage {
+            id: pipeline.id,
+            state: pipeline.state.to_owned(),
+            waiting_for: pipeline.waiting_for.unwrap_or_default(),
+        })
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(refusal: Refusal) -> Status {
+    let words = refusal.to_string();
+    match refusal {
+        Refusal::Usage(_) => Status::invalid_argument(words),
+        Refusal::Unknown(_) => Status::not_found(words),
+        Refusal::Now(_) => Status::failed_precondition(words),
+        Refusal::Unavailable(_) => Status::unavailable(words),
+    }
+}
+
+fn json(shown: &impl serde::Serialize) -> Result<String, Status> {
+    serde_json::to_string(shown).map_err(|error| Status::internal(format!("no JSON of it: {error}")))
 }
 
 /// Tells the driver all that the worker says, until the stream ends or says something that can't be.

@@ -10,6 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::records::Submission;
+
 /// Requests that may wait for the driver.
 const QUEUE: usize = 1024;
 /// An answer later than this is none.
@@ -36,6 +38,11 @@ pub(crate) enum Request {
     Apply {
         event: Event,
         answer: oneshot::Sender<Result<(), Refused>>,
+    },
+    /// The id for a pipeline of this name that is about to be admitted: the same one until it is.
+    Reserve {
+        name: String,
+        answer: oneshot::Sender<Result<Submission, Refused>>,
     },
     Look {
         answer: oneshot::Sender<Result<Look, Refused>>,
@@ -90,6 +97,11 @@ impl Handle {
     /// Applies `event`; returns when what follows is stored.
     pub(crate) async fn apply(&self, event: Event) -> Result<(), Refused> {
         self.ask(|answer| Request::Apply { event, answer }).await
+    }
+
+    /// The id of the pipeline `name`, stored before anything is done in its name.
+    pub(crate) async fn reserve(&self, name: &str) -> Result<Submission, Refused> {
+        self.ask(|answer| Request::Reserve { name: name.to_owned(), answer }).await
     }
 
     pub(crate) async fn look(&self) -> Result<Look, Refused> {

@@ -41,7 +41,7 @@ pub enum CheckError {
     },
     #[error(
         "broker {broker} is older than Kafka 4.0 (Produce up to version {found}, expected {NEEDED_PRODUCE}): it does \
-         not verify transactions as exactly-once delivery needs it; name a newer Kafka with --kafka"
+         not verify transactions as exactly-once delivery needs it; name a newer Kafka"
     )]
     TooOld { broker: String, found: i16 },
     #[error(

@@ -1,11 +1,12 @@
 //! The lake's prefix belongs to one pipeline for ever: `_millrace/pipeline.json` in it says to which.
 //!
-//! A second pipeline there, or the same one submitted anew, would write every row twice. Never deletes or replaces a
-//! claim.
+//! A second pipeline there, or the same one submitted anew, would write every row twice. Never deletes a claim, nor
+//! puts another id in its place; the definition beside the id is kept up to date.
 
+use bytes::Bytes;
 use millrace_common::lake::{self, Lake, LakeError};
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId};
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Deserialize;
 
 const KEY: &str = "_millrace/pipeline.json";
@@ -23,23 +24,23 @@ pub enum ClaimError {
     Open(#[from] LakeError),
     #[error(
         "the lake {url} belongs to pipeline {owner}, not to {pipeline}: its rows would stand there twice; start with \
-         the --state that knows {owner}, or give another --lake prefix, or empty this one"
+         the --state that knows {owner}, or give another prefix, or empty this one"
     )]
     Taken { url: String, owner: PipelineId, pipeline: PipelineId },
     #[error(
-        "{key} in the lake {url} can't be read ({reason}): expected a pipeline's definition; give another --lake prefix"
+        "{key} in the lake {url} can't be read ({reason}): expected a pipeline's definition; give another prefix"
     )]
     Unreadable { url: String, key: &'static str, reason: String },
     #[error(
-        "the lake {url} no longer holds {KEY} of pipeline {pipeline}: put it and the rows back, or start with a new \
-         --state and another --lake prefix to read the topic anew"
+        "the lake {url} no longer holds {KEY} of pipeline {pipeline}: put it and the rows back, or submit a new pipeline \
+         with another prefix to read the topic anew"
     )]
     Gone { url: String, pipeline: PipelineId },
     #[error("the bucket of the lake {url} does not exist: make it")]
     NoBucket { url: String },
     #[error(
-        "the lake {url} refuses the credentials ({reason}): check what --s3-access-key-id and \
-         --s3-secret-access-key name, by default AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "the lake {url} refuses the credentials ({reason}): check what the references to the access key id and the \
+         secret access key name on the master's host, by default AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )]
     Credentials { url: String, reason: String },
     #[error("the lake {url} can't be asked: {reason}")]
@@ -64,41 +65,62 @@ async fn open(target: &LakeTarget) -> Result<Lake, ClaimError> {
 pub(crate) async fn claim(definition: &PipelineDefinition) -> Result<(), ClaimError> {
     let Some(target) = &definition.lake else { return Ok(()) };
     let lake = open(target).await?;
-    // The whole definition, so that whoever checks the lake needs nothing else. Plain fields always have a JSON form.
-    let json = serde_json::to_vec_pretty(definition).unwrap_or_else(|error| panic!("plain fields: {error}"));
-    let put = lake.store.put_opts(&lake.path(KEY), PutPayload::from(json), PutMode::Create.into()).await;
+    let put = lake.store.put_opts(&lake.path(KEY), json(definition).into(), PutMode::Create.into()).await;
     match put {
         Ok(_) => Ok(()),
-        Err(StoreError::AlreadyExists { .. }) => compare(&lake, &definition.id).await,
+        Err(StoreError::AlreadyExists { .. }) => replace(&lake, definition).await,
         Err(StoreError::NotFound { .. }) => Err(ClaimError::NoBucket { url: lake.url }),
         Err(error) => Err(failed(&lake, error)),
     }
 }
 
-/// Checks that the lake is still the one of an admitted pipeline.
-pub(crate) async fn check(definition: &PipelineDefinition) -> Result<(), ClaimError> {
-    let Some(target) = &definition.lake else { return Ok(()) };
-    compare(&open(target).await?, &definition.id).await
+/// Checks that the lake is still the one of an admitted pipeline, and puts its definition of now there.
+pub(crate) async fn renew(definition: &PipelineDefinition) -> Result<(), ClaimError> {
+    match &definition.lake {
+        Some(target) => replace(&open(target).await?, definition).await,
+        None => Ok(()),
+    }
 }
 
-async fn compare(lake: &Lake, pipeline: &PipelineId) -> Result<(), ClaimError> {
+/// To which pipeline the lake belongs; `None` if to nobody.
+pub(crate) async fn owner(target: &LakeTarget) -> Result<Option<PipelineId>, ClaimError> {
+    let lake = open(target).await?;
+    Ok(stored(&lake).await?.map(|(claim, _)| claim.id))
+}
+
+/// The claim in the lake, and its text.
+async fn stored(lake: &Lake) -> Result<Option<(Claim, Bytes)>, ClaimError> {
     let bytes = match lake.store.get(&lake.path(KEY)).await {
         Ok(found) => found.bytes().await.map_err(|error| failed(lake, error))?,
-        Err(StoreError::NotFound { .. }) => {
-            return Err(ClaimError::Gone { url: lake.url.clone(), pipeline: pipeline.clone() });
-        }
+        Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(failed(lake, error)),
     };
-    let claim: Claim = serde_json::from_slice(&bytes).map_err(|error| ClaimError::Unreadable {
+    let claim = serde_json::from_slice(&bytes).map_err(|error| ClaimError::Unreadable {
         url: lake.url.clone(),
         key: KEY,
         reason: error.to_string(),
     })?;
-    if claim.id == *pipeline {
-        Ok(())
-    } else {
-        Err(ClaimError::Taken { url: lake.url.clone(), owner: claim.id, pipeline: pipeline.clone() })
+    Ok(Some((claim, bytes)))
+}
+
+/// Nobody else's claim is ever replaced: a claim that is there keeps its id.
+async fn replace(lake: &Lake, definition: &PipelineDefinition) -> Result<(), ClaimError> {
+    let (url, pipeline) = (lake.url.clone(), definition.id.clone());
+    let Some((claim, text)) = stored(lake).await? else { return Err(ClaimError::Gone { url, pipeline }) };
+    if claim.id != pipeline {
+        return Err(ClaimError::Taken { url, owner: claim.id, pipeline });
     }
+    let json = json(definition);
+    if text != json {
+        lake.store.put(&lake.path(KEY), json.into()).await.map_err(|error| failed(lake, error))?;
+    }
+    Ok(())
+}
+
+/// The whole definition, so that whoever checks the lake needs nothing else.
+fn json(definition: &PipelineDefinition) -> Vec<u8> {
+    // Plain fields always have a JSON form.
+    serde_json::to_vec_pretty(definition).unwrap_or_else(|error| panic!("plain fields: {error}"))
 }
 
 fn failed(lake: &Lake, error: StoreError) -> ClaimError {
@@ -146,16 +168,21 @@ mod tests {
             (pipeline("clickstream-1", folder.path()), pipeline("clickstream-2", folder.path()));
         claim(&one).await.expect("free");
         claim(&one).await.expect("its own");
-        check(&one).await.expect("its own");
+        let changed = PipelineDefinition { max_rate: Some(9), ..one.clone() };
+        renew(&changed).await.expect("its own");
+        let text = std::fs::read_to_string(folder.path().join(KEY)).expect("claim");
+        assert!(text.contains("\"max_rate\": 9"), "{text}");
+        assert_eq!(owner(one.lake.as_ref().expect("lake")).await.expect("read"), Some(one.id.clone()));
+        assert!(matches!(renew(&other).await, Err(ClaimError::Taken { .. })));
         let message = claim(&other).await.expect_err("taken").to_string();
-        assert!(message.contains("clickstream-1") && message.contains("--lake prefix"), "{message}");
+        assert!(message.contains("clickstream-1") && message.contains("another prefix"), "{message}");
     }
 
     #[tokio::test]
     async fn a_lake_that_was_emptied_or_damaged_is_told() {
         let folder = tempfile::tempdir().expect("folder");
         let one = pipeline("clickstream-1", folder.path());
-        assert!(matches!(check(&one).await, Err(ClaimError::Gone { .. })));
+        assert!(matches!(renew(&one).await, Err(ClaimError::Gone { .. })));
         std::fs::create_dir_all(folder.path().join("_millrace")).expect("folder");
         std::fs::write(folder.path().join(KEY), "{}").expect("damage");
         assert!(matches!(claim(&one).await, Err(ClaimError::Unreadable { .. })));

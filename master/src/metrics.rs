@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::web::model::{Cluster, SlotState, WorkerState};
+use crate::web::model::{Cluster, Slot, SlotState, WorkerState};
 
 /// Counters of the driver. Clones share their values.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +66,12 @@ impl Collector for ClusterCollector {
             totals.memory_used_bytes,
         )?;
         let lag = cluster.slots.iter().filter_map(|slot| slot.lag).sum();
-        gauge(&mut encoder, "lag_records", "Records that the lake does not hold yet, of all slots", lag)?;
+        gauge(
+            &mut encoder,
+            "lag_records",
+            "Records that a slot's slower sink does not hold yet, of all slots",
+            lag,
+        )?;
         let workers = [WorkerState::Alive, WorkerState::Suspect, WorkerState::Unknown, WorkerState::Dead]
             .map(|state| {
                 let count = cluster.workers.iter().filter(|worker| worker.state == state).count();
@@ -84,7 +89,13 @@ impl Collector for ClusterCollector {
         .map(|state| {
             (state.word().to_owned(), cluster.slots.iter().filter(|slot| slot.state == state).count())
         });
-        by_state(&mut encoder, "slots", "Slots by state", &slots)
+        by_state(&mut encoder, "slots", "Slots by state", &slots)?;
+        let pipelines = ["WAITING", "RUNNING", "PAUSED", "KILLING", "KILLED"].map(|state| {
+            let all = cluster.pipelines.iter().chain(&cluster.completed);
+            (state.to_lowercase(), all.filter(|pipeline| pipeline.state == state).count())
+        });
+        by_state(&mut encoder, "pipelines", "Pipelines by state", &pipelines)?;
+        by_pipeline(&mut encoder, &cluster)
     }
 }
 
@@ -108,6 +119,36 @@ fn by_state(
     for (state, count) in counts {
         let labels = [("state", state.as_str())];
         const_gauge(*count as u64).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What its present owners have done, and what it lags behind, of each pipeline that has slots: few, since a person
+/// submits each.
+fn by_pipeline(encoder: &mut DescriptorEncoder<'_>, cluster: &Cluster) -> Result<(), std::fmt::Error> {
+    let figures: [(&str, &str, fn(&Slot) -> u64); 6] = [
+        ("pipeline_lag_records", "Records that the slower sink does not hold yet", |slot| {
+            slot.lag.unwrap_or(0)
+        }),
+        ("pipeline_rows", "Rows in the lake, of the present owners", |slot| slot.rows_committed),
+        ("pipeline_enriched", "Records on the enriched topic, of the present owners", |slot| {
+            slot.records_enriched
+        }),
+        ("pipeline_quarantined", "Records set aside, of the present owners", |slot| slot.records_quarantined),
+        ("pipeline_client_duplicates", "Records that clients sent twice, of the present owners", |slot| {
+            slot.client_duplicates
+        }),
+        ("pipeline_filtered", "Records left out by the transform, of the present owners", |slot| {
+            slot.records_filtered
+        }),
+    ];
+    for (name, help, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, None, const_gauge(0).metric_type())?;
+        for pipeline in &cluster.pipelines {
+            let own = cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id);
+            let labels = [("pipeline", pipeline.id.as_str())];
+            const_gauge(own.map(figure).sum()).encode(family.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }

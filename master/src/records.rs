@@ -1,15 +1,17 @@
-//! The core's records as keys and JSON texts of the store, and the one key of the shell's own: the id that was chosen
-//! for the built-in pipeline before it was admitted, so that a crash half way does not leave a lake to nobody.
+//! The core's records as keys and JSON texts of the store, and the shell's own keys: the id that was chosen for a
+//! pipeline before it was admitted, so that a crash half way does not leave a lake to nobody.
+
+use std::collections::BTreeMap;
 
 use millrace_common::types::PipelineId;
-use millrace_master_core::{PipelineRecord, Record, RecordBody, Write};
+use millrace_master_core::{RECORD_VERSION, Record, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Change, Entries};
 
-const SUBMISSION: &str = "submission/clickstream";
+const SUBMISSION: &str = "submission/";
 
-/// The built-in pipeline before it is admitted.
+/// A pipeline before it is admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Submission {
     pub(crate) pipeline: PipelineId,
@@ -19,18 +21,29 @@ pub(crate) struct Submission {
 /// A stored text that is not what its key says.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the state's entry {key} can't be read ({reason}): restore the state from a copy, or start with a new --state and an empty --lake"
+    "the state's entry {key} can't be read ({reason}): start the millrace that wrote it, restore the state from a copy, or start with a new --state and an empty --lake"
 )]
 pub struct UnreadableEntry {
     key: String,
     reason: String,
 }
 
+/// What every version of a record has.
+#[derive(Debug, Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// All records of the core.
 pub(crate) fn records(entries: &Entries) -> Result<Vec<Record>, UnreadableEntry> {
-    let of_core = entries.iter().filter(|(key, _)| *key != SUBMISSION);
+    let of_core = entries.iter().filter(|(key, _)| !key.starts_with(SUBMISSION));
     of_core
         .map(|(key, json)| {
+            let Versioned { version } = read(key, json)?;
+            if version != RECORD_VERSION {
+                let reason = format!("it has version {version}, this master reads {RECORD_VERSION}");
+                return Err(UnreadableEntry { key: key.clone(), reason });
+            }
             let record: Record = read(key, json)?;
             if record.key().as_str() == key {
                 Ok(record)
@@ -41,20 +54,18 @@ pub(crate) fn records(entries: &Entries) -> Result<Vec<Record>, UnreadableEntry>
         .collect()
 }
 
-/// The stored pipeline of this name.
-pub(crate) fn pipeline_named(records: &[Record], name: &str) -> Option<PipelineRecord> {
-    records.iter().find_map(|record| match &record.body {
-        RecordBody::Pipeline(pipeline) if pipeline.definition.name == name => Some((**pipeline).clone()),
-        _ => None,
-    })
+/// Ids that were chosen for pipelines which are not admitted yet, by name.
+pub(crate) fn submissions(entries: &Entries) -> Result<BTreeMap<String, Submission>, UnreadableEntry> {
+    let reserved = entries.iter().filter_map(|(key, json)| Some((key, key.strip_prefix(SUBMISSION)?, json)));
+    reserved.map(|(key, name, json)| Ok((name.to_owned(), read(key, json)?))).collect()
 }
 
-pub(crate) fn submission(entries: &Entries) -> Result<Option<Submission>, UnreadableEntry> {
-    entries.get(SUBMISSION).map(|json| read(SUBMISSION, json)).transpose()
+pub(crate) fn put_submission(name: &str, submission: &Submission) -> Change {
+    Change { key: format!("{SUBMISSION}{name}"), value: Some(json(submission)) }
 }
 
-pub(crate) fn put_submission(submission: &Submission) -> Change {
-    Change { key: SUBMISSION.to_owned(), value: Some(json(submission)) }
+pub(crate) fn remove_submission(name: &str) -> Change {
+    Change { key: format!("{SUBMISSION}{name}"), value: None }
 }
 
 /// The change that a write of the core makes.
@@ -82,7 +93,7 @@ fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_master_core::{RECORD_VERSION, SlotGroup, SlotRecord};
+    use millrace_master_core::{RecordBody, SlotGroup, SlotRecord};
 
     fn record() -> Record {
         let group = SlotGroup { pipeline: "p-1".parse().expect("id"), topic: 0, number: 0 };
@@ -91,20 +102,22 @@ mod tests {
     }
 
     #[test]
-    fn records_read_back_and_the_submission_is_none_of_them() {
+    fn records_read_back_and_a_submission_is_none_of_them() {
         let submission_entry =
             Submission { pipeline: "clickstream-0a1b2c".parse().expect("id"), submitted_at_ms: 7 };
-        let entries: Entries = [put(&record()), put_submission(&submission_entry)]
+        let entries: Entries = [put(&record()), put_submission("clickstream", &submission_entry)]
             .into_iter()
             .map(|change| (change.key, change.value.expect("put")))
             .collect();
         assert_eq!(records(&entries).expect("readable"), [record()]);
-        assert_eq!(submission(&entries).expect("readable"), Some(submission_entry));
+        let found = submissions(&entries).expect("readable");
+        assert_eq!(found, BTreeMap::from([("clickstream".to_owned(), submission_entry)]));
     }
 
     #[test]
     fn an_entry_that_is_no_record_or_another_one_is_named() {
-        for json in ["{}".to_owned(), json(&record())] {
+        let older = json(&record()).replacen("\"version\":2", "\"version\":1", 1);
+        for json in ["{}".to_owned(), json(&record()), older] {
             let message =
                 records(&Entries::from([("slots/x".to_owned(), json)])).expect_err("bad").to_string();
             assert!(message.contains("entry slots/x"), "{message}");

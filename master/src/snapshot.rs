@@ -7,10 +7,13 @@ use millrace_common::types::{Millis, SlotId, SlotPhase, WorkerId};
 use millrace_master_core as core;
 use millrace_master_core::{LossCause, MoveReason, SlotView, WorkerView};
 
+use crate::discovery::Troubles;
 use crate::handle::Look;
+use crate::sources::Sources;
 use crate::unowned::UnownedOffsets;
 use crate::web::model::{
-    Cluster, Failover, Halt, LostSlot, MasterStatus, Move, Pipeline, Slot, SlotState, Worker, WorkerState,
+    Cluster, Failover, Halt, LostSlot, MasterStatus, Move, Pipeline, PipelineDetail, Slot, SlotState, Worker,
+    WorkerState,
 };
 
 /// Milliseconds since 1970 UTC.
@@ -28,24 +31,21 @@ pub(crate) struct Addresses {
 }
 
 /// The cluster at the moment of `look`, with points in time by the wall clock of now.
-pub(crate) fn cluster(
-    look: &Look,
-    addresses: &Addresses,
-    waiting_for: Option<String>,
-    unowned: &UnownedOffsets,
-) -> Cluster {
+pub(crate) fn cluster(look: &Look, sources: &Sources) -> Cluster {
     let times = Times { unix: unix_now_ms(), now: look.now };
-    let core::ClusterView { workers, slots, pipelines, moves, losses, .. } = &look.view;
+    let core::ClusterView { workers, slots, moves, losses, .. } = &look.view;
+    let (running, completed) = pipelines(look, sources);
     let recovering = workers.iter().any(|worker| worker.state == core::WorkerState::Unknown);
     Cluster {
-        url: addresses.url.clone(),
-        rest_url: addresses.rest_url.clone(),
+        url: sources.addresses.url.clone(),
+        rest_url: sources.addresses.rest_url.clone(),
         status: if recovering { MasterStatus::Recovering } else { MasterStatus::Alive },
-        waiting_for,
+        waiting_for: sources.health.waiting_for(),
         at_ms: times.unix,
         workers: workers.iter().map(|worker| worker_row(worker, slots, times)).collect(),
-        pipelines: pipelines.iter().map(|pipeline| pipeline_row(pipeline, slots)).collect(),
-        slots: slots.iter().map(|slot| slot_row(slot, unowned)).collect(),
+        pipelines: running,
+        completed,
+        slots: slots.iter().map(|slot| slot_row(slot, &sources.unowned)).collect(),
         moves: moves.iter().rev().map(|moved| move_row(moved, times)).collect(),
         failovers: losses.iter().rev().map(|loss| failover_row(loss, look, times)).collect(),
     }
@@ -103,22 +103,56 @@ fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn pipeline_row(view: &core::PipelineView, slots: &[SlotView]) -> Pipeline {
+/// Milliseconds since 1970 UTC as RFC 3339 has them.
+pub(crate) fn date_time(at_ms: u64) -> String {
+    i64::try_from(at_ms)
+        .ok()
+        .and_then(chrono::DateTime::from_timestamp_millis)
+        .map_or(format!("{at_ms} ms"), |at| at.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
+/// The pipelines of the moment of `look`: those with slots, then the completed ones.
+pub(crate) fn pipelines(look: &Look, sources: &Sources) -> (Vec<Pipeline>, Vec<Pipeline>) {
+    let row = |view| pipeline_row(view, &slots_of(view, look, &sources.unowned), &sources.troubles);
+    (look.view.pipelines.iter().map(row).collect(), look.view.completed.iter().map(row).collect())
+}
+
+/// All that is known of one pipeline.
+pub(crate) fn pipeline(view: &core::PipelineView, look: &Look, sources: &Sources) -> PipelineDetail {
+    let partitions = slots_of(view, look, &sources.unowned);
+    let pipeline = pipeline_row(view, &partitions, &sources.troubles);
+    PipelineDetail { pipeline, definition: view.definition.clone(), partitions }
+}
+
+fn slots_of(view: &core::PipelineView, look: &Look, unowned: &UnownedOffsets) -> Vec<Slot> {
+    let own = look.view.slots.iter().filter(|slot| slot.slot.pipeline == view.definition.id);
+    own.map(|slot| slot_row(slot, unowned)).collect()
+}
+
+fn pipeline_row(view: &core::PipelineView, slots: &[Slot], troubles: &Troubles) -> Pipeline {
     let definition = &view.definition;
-    let own = || slots.iter().filter(|slot| slot.slot.pipeline == definition.id);
-    let slots_running = own().filter(|slot| is_running(slot)).count();
+    let waiting_for: Vec<String> =
+        view.waiting_for.iter().cloned().chain(troubles.get(&definition.id)).collect();
+    let end = view.killed_at_ms.unwrap_or_else(unix_now_ms);
     Pipeline {
         id: definition.id.to_string(),
         name: definition.name.clone(),
         state: view.state.as_str(),
+        waiting_for: (!waiting_for.is_empty()).then(|| waiting_for.join("; ")),
         user: definition.user.clone(),
         submitted_at_ms: definition.submitted_at_ms,
+        killed_at_ms: view.killed_at_ms,
+        duration_ms: end.saturating_sub(definition.submitted_at_ms),
         bootstrap_servers: definition.bootstrap_servers.clone(),
         source_topics: definition.source.topics.clone(),
+        transform: definition.transform.kind.clone(),
+        enriched_topic: definition.enriched_topic.clone(),
         invalid_topic: definition.invalid_topic.clone(),
-        lake: definition.lake_url().to_owned(),
-        slots: own().count(),
-        slots_running,
+        lake: definition.lake.as_ref().map(|lake| lake.url.clone()),
+        slots: view.slots,
+        slots_running: slots.iter().filter(|slot| slot.state == SlotState::Running).count(),
+        lag: slots.iter().filter_map(|slot| slot.lag).reduce(|sum, lag| sum.saturating_add(lag)),
+        records_per_second: slots.iter().map(|slot| slot.records_per_second).sum(),
     }
 }
 
@@ -129,9 +163,9 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
     let metrics = report.map(|report| report.metrics.clone()).unwrap_or_default();
     // What Kafka says of a slot that nobody works on is newer than its last owner's word.
     let asked = (!is_current).then(|| unowned.get(&slot.slot)).flatten();
-    let (cursor, end) = match asked {
-        Some(asked) => (asked.cursor, Some(asked.end)),
-        None => (metrics.lake_cursor, metrics.end),
+    let (topic_cursor, lake_cursor, end) = match asked {
+        Some(asked) => (asked.topic_cursor, asked.lake_cursor, Some(asked.end)),
+        None => (metrics.topic_cursor, metrics.lake_cursor, metrics.end),
     };
     Slot {
         slot: slot.slot.to_string(),
@@ -149,7 +183,8 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
             (core::SlotState::Granted, Some(SlotPhase::Running)) => SlotState::Running,
         },
         opened: slot.opened,
-        lake_cursor: cursor.map(|next| next.0),
+        topic_cursor: topic_cursor.map(|next| next.0),
+        lake_cursor: lake_cursor.map(|next| next.0),
         position: metrics.position.map(|next| next.0),
         end: end.map(|next| next.0),
         lag: asked.map_or(metrics.lag, |asked| Some(asked.lag)),
@@ -158,7 +193,10 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
         buffered_rows: if is_current { metrics.buffered_rows } else { 0 },
         buffered_bytes: if is_current { metrics.buffered_bytes } else { 0 },
         rows_committed: metrics.rows_committed,
+        records_enriched: metrics.records_enriched,
         records_quarantined: metrics.records_quarantined,
+        client_duplicates: metrics.client_duplicates,
+        records_filtered: metrics.records_filtered,
         rows_unplaced: metrics.rows_unplaced,
         last_commit_at_ms: metrics.last_commit_at_ms,
         last_object: metrics.last_object,
@@ -167,6 +205,7 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
             .halt
             .as_ref()
             .map(|halt| Halt { kind: snake_case(halt.kind), detail: halt.detail.clone() }),
+        deaths: slot.deaths,
     }
 }
 
@@ -195,7 +234,7 @@ fn move_row(moved: &core::Move, times: Times) -> Move {
             MoveReason::Uneven => "the workers' shares were uneven".into(),
             MoveReason::SlotStopped { worker, why } => format!("it stopped on {worker}: {why}"),
             MoveReason::MasterRestarted => "it had no owner when the master started".into(),
-            MoveReason::Operator { what } => format!("asked for by a person: {what}"),
+            MoveReason::Operator { what } => format!("a person asked for it: {what}"),
         },
         pause_ms: moved.running_at.map(|running| running.since(moved.begun_at).0),
     }

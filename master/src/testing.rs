@@ -6,10 +6,20 @@ use millrace_common::types::{
 };
 use millrace_master_core::{Event, Settings};
 
-use crate::driver::Parts;
+use millrace_proto::v1::MasterMessage;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::discovery::Troubles;
+use crate::driver::{Driver, Parts};
+use crate::handle::SessionLink;
 use crate::health::Health;
 use crate::metrics::Counters;
-use crate::store::Store;
+use crate::snapshot::Addresses;
+use crate::sources::Sources;
+use crate::store::{StateLocation, Store};
+use crate::unowned::UnownedOffsets;
 
 pub(crate) const PARTITIONS: u32 = 6;
 
@@ -60,4 +70,31 @@ pub(crate) fn running(slot: &SlotId, epoch: Epoch) -> SlotReport {
         phase: SlotPhase::Running,
         metrics: SlotMetrics { lag: Some(3), ..SlotMetrics::default() },
     }
+}
+
+/// A session's link, and its other ends.
+pub(crate) fn link(
+    capacity: usize,
+) -> (SessionLink, mpsc::Receiver<Result<MasterMessage, Status>>, CancellationToken) {
+    let (outbound, messages) = mpsc::channel(capacity);
+    let cut = CancellationToken::new();
+    (SessionLink { outbound, cut: cut.clone() }, messages, cut)
+}
+
+/// What answers are made from, with a driver on `store`.
+pub(crate) async fn sources_on(store: Store, shutdown: &Shutdown) -> Sources {
+    let parts = parts(store, shutdown);
+    let (health, counters) = (parts.health.clone(), parts.counters.clone());
+    let (driver, handle) = Driver::new(parts).await.expect("driver");
+    shutdown.spawn("driver", driver.run());
+    let addresses = Addresses { url: "millrace://127.0.0.1:7077".into(), rest_url: "http://x/api/v1".into() };
+    let (unowned, troubles) = (UnownedOffsets::default(), Troubles::default());
+    Sources { handle, addresses, health, unowned, troubles, counters }
+}
+
+/// The same on a new store in memory.
+pub(crate) async fn sources() -> (Sources, Shutdown) {
+    let shutdown = Shutdown::new();
+    let store = Store::open(&StateLocation::Memory).await.expect("store");
+    (sources_on(store, &shutdown).await, shutdown)
 }

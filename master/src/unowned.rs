@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millrace_common::backoff::Backoff;
 use millrace_common::kafka::client_config;
+use millrace_common::record::CommittedRecord;
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{NextOffset, PipelineDefinition, SlotId};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,10 +24,11 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offsets {
-    /// Of the slot's record; `None` if it has none.
-    pub(crate) cursor: Option<NextOffset>,
+    /// Of the slot's record; `None` if it has none, or without such a sink.
+    pub(crate) topic_cursor: Option<NextOffset>,
+    pub(crate) lake_cursor: Option<NextOffset>,
     pub(crate) end: NextOffset,
-    /// Records between the cursor (or the topic's beginning) and the end.
+    /// Records between the slower cursor (or the topic's beginning) and the end.
     pub(crate) lag: u64,
 }
 
@@ -110,14 +112,22 @@ fn ask(
     let committed = consumer.committed_offsets(wanted, DEADLINE)?;
     let mut answers = BTreeMap::new();
     for (slot, topic) in slots {
-        let cursor = match committed.find_partition(topic, slot.partition).map(|found| found.offset()) {
-            Some(Offset::Offset(next)) => Some(NextOffset(next)),
+        let found = committed.find_partition(topic, slot.partition);
+        let record = found.and_then(|found| match found.offset() {
+            Offset::Offset(offset) => CommittedRecord::parse(offset, found.metadata().as_bytes()).ok(),
             _ => None,
-        };
+        });
+        let topic_cursor = record.as_ref().map(|record| record.topic_cursor);
+        let lake_cursor = record.as_ref().map(|record| record.lake_cursor);
         let (first, end) = consumer.fetch_watermarks(topic, slot.partition, DEADLINE)?;
-        let behind = end - cursor.map_or(first, |next| next.0);
-        let lag = u64::try_from(behind).unwrap_or(0);
-        answers.insert(slot.clone(), Offsets { cursor, end: NextOffset(end), lag });
+        let behind = end - lake_cursor.map_or(first, |next| next.0);
+        let offsets = Offsets {
+            topic_cursor: topic_cursor.filter(|_| pipeline.enriched_topic.is_some()),
+            lake_cursor: lake_cursor.filter(|_| pipeline.lake.is_some()),
+            end: NextOffset(end),
+            lag: u64::try_from(behind).unwrap_or(0),
+        };
+        answers.insert(slot.clone(), offsets);
     }
     Ok(answers)
 }

@@ -375,7 +375,8 @@ mod tests {
             Just(HaltKind::RecordLost),
             Just(HaltKind::RecordDamaged),
             Just(HaltKind::OffsetsLost),
-            Just(HaltKind::ManifestMismatch)
+            Just(HaltKind::ManifestMismatch),
+            Just(HaltKind::TransformChanged)
         ];
         prop_oneof![
             Just(StopReason::Revoked),

@@ -104,6 +104,8 @@ pub enum HaltKind {
     OffsetsLost,
     /// The manifest or the staged objects it names are gone or differ.
     ManifestMismatch,
+    /// What lies between the cursors was judged by a transform that this worker does not have.
+    TransformChanged,
 }
 
 /// A slot's halt: what is wrong, where, and what a person can do.

@@ -20,7 +20,7 @@ async fn a_killed_broker_comes_back_with_its_topics() {
     let mut broker = kafka::prepare(&settings).await.expect("prepared");
     broker.start().await.expect("starts");
     let servers = settings.bootstrap_servers();
-    topics::ensure_topics(&servers, &["kept"], None, 3).await.expect("topic");
+    topics::ensure_topics(&servers, &["kept"], &[], 3).await.expect("topic");
 
     let mut second = kafka::prepare(&settings).await.expect("prepared");
     let message = second.start().await.expect_err("the port is taken").to_string();

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::telemetry;
 use millrace_local::demo;
+use millrace_transform::Registry;
 
 /// Click events from HTTP through Kafka to a Parquet lake on S3, exactly once.
 #[derive(Debug, Parser)]
@@ -86,7 +87,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::on_signals().map_err(|error| anyhow!("signals can't be received: {error}"))?;
     let stop = shutdown.clone();
     let is_well = match command {
-        Command::Master(config) => millrace_master::run(*config, shutdown).await.map(|()| true)?,
+        Command::Master(config) => millrace_master::run(*config, Registry::default(), shutdown).await.map(|()| true)?,
         Command::Worker(config) => millrace_worker::run(config, shutdown).await.map(|()| true)?,
         Command::Ingest(config) => millrace_ingest::collector::run(*config, shutdown).await.map(|()| true)?,
         Command::Generate(config) => {

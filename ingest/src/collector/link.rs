@@ -81,8 +81,8 @@ impl Link {
 
     async fn connect(&self, config: &Config, broken: Arc<Notify>) -> Result<Producer, ConnectError> {
         let topics = [config.raw_topic.as_str(), config.invalid_topic.as_str()];
-        let invalid = Some(config.invalid_topic.as_str());
-        for (topic, partitions) in ensure_topics(&config.kafka, &topics, invalid, config.partitions).await? {
+        let grown = [config.invalid_topic.as_str()];
+        for (topic, partitions) in ensure_topics(&config.kafka, &topics, &grown, config.partitions).await? {
             info!(topic, partitions, "topic is there");
         }
         Ok(Producer::new(config, self.readiness.clone(), broken)?)

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::*;
 use crate::store::{Entries, Failure, StateLocation};
-use crate::testing::{PARTITIONS, parts, running, submitted, worker};
+use crate::testing::{PARTITIONS, link, parts, running, submitted, worker};
 
 type Messages = mpsc::Receiver<Result<MasterMessage, Status>>;
 
@@ -16,12 +16,6 @@ struct Session {
     number: u64,
     messages: Messages,
     cut: CancellationToken,
-}
-
-fn link(capacity: usize) -> (SessionLink, Messages, CancellationToken) {
-    let (outbound, messages) = mpsc::channel(capacity);
-    let cut = CancellationToken::new();
-    (SessionLink { outbound, cut: cut.clone() }, messages, cut)
 }
 
 async fn register(handle: &Handle, name: &str) -> Result<Session, Refused> {

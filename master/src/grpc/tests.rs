@@ -4,14 +4,14 @@ use std::path::Path;
 use millrace_common::types::{Epoch, SlotId};
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::master_message;
+use millrace_transform::Registry;
 use tokio::sync::mpsc::Sender;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use super::*;
-use crate::driver::Driver;
 use crate::store::{StateLocation, Store};
-use crate::testing::{PARTITIONS, parts, running, submitted, worker};
+use crate::testing::{PARTITIONS, running, sources_on, submitted, worker};
 
 struct RunningMaster {
     handle: Handle,
@@ -23,11 +23,13 @@ impl RunningMaster {
     async fn start(folder: &Path) -> Self {
         let shutdown = Shutdown::new();
         let store = Store::open(&StateLocation::File(folder.into())).await.expect("store");
-        let (driver, handle) = Driver::new(parts(store, &shutdown)).await.expect("driver");
-        shutdown.spawn("driver", driver.run());
+        let sources = sources_on(store, &shutdown).await;
+        let handle = sources.handle.clone();
+        let admission = Admission::new(handle.clone(), Registry::default(), None);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let address = listener.local_addr().expect("address").to_string();
-        shutdown.spawn("grpc", serve(listener, handle.clone(), Duration::from_secs(3), shutdown.clone()));
+        let lease = Duration::from_secs(3);
+        shutdown.spawn("grpc", serve(listener, sources, admission, lease, shutdown.clone()));
         Self { handle, shutdown, address }
     }
 

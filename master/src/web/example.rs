@@ -38,6 +38,7 @@ fn slot(partition: i32, state: SlotState) -> Slot {
         epoch: 3,
         state,
         opened: true,
+        topic_cursor: Some(12),
         lake_cursor: Some(10),
         position: Some(12),
         end: Some(20),
@@ -46,16 +47,43 @@ fn slot(partition: i32, state: SlotState) -> Slot {
         buffered_rows: 2,
         buffered_bytes: 100,
         rows_committed: 10,
+        records_enriched: 12,
         records_quarantined: 0,
+        client_duplicates: 1,
+        records_filtered: 0,
         rows_unplaced: 0,
         last_commit_at_ms: Some(NOW),
         last_object: Some("year=2024/month=01/day=01/x.parquet".into()),
         waiting_for: None,
         halt: None,
+        deaths: 0,
     }
 }
 
-/// One live worker, one dead; a slot that runs and one that is halted.
+fn pipeline(name: &str, state: &'static str) -> Pipeline {
+    Pipeline {
+        id: format!("{name}-1"),
+        name: name.into(),
+        state,
+        waiting_for: None,
+        user: "somebody".into(),
+        submitted_at_ms: NOW,
+        killed_at_ms: None,
+        duration_ms: 2_000,
+        bootstrap_servers: "127.0.0.1:9092".into(),
+        source_topics: vec!["raw".into()],
+        transform: "clicks".into(),
+        enriched_topic: Some("enriched".into()),
+        invalid_topic: "invalid".into(),
+        lake: Some("s3://bucket/lake".into()),
+        slots: 2,
+        slots_running: 1,
+        lag: Some(20),
+        records_per_second: 5.0,
+    }
+}
+
+/// One live worker, one dead; a pipeline that runs and a killed one; a slot that runs and one that is halted.
 pub(super) fn cluster() -> Cluster {
     let halt = Halt { kind: "offsets_lost".into(), detail: "offsets 3 to 9 are gone".into() };
     Cluster {
@@ -65,22 +93,15 @@ pub(super) fn cluster() -> Cluster {
         waiting_for: None,
         at_ms: NOW + 5_000,
         workers: vec![worker(1, WorkerState::Alive), worker(2, WorkerState::Dead)],
-        pipelines: vec![Pipeline {
-            id: "clickstream-1".into(),
-            name: "clickstream".into(),
-            state: "RUNNING",
-            user: "somebody".into(),
-            submitted_at_ms: NOW,
-            bootstrap_servers: "127.0.0.1:9092".into(),
-            source_topics: vec!["raw".into()],
-            invalid_topic: "invalid".into(),
-            lake: "s3://bucket/lake".into(),
-            slots: 2,
-            slots_running: 1,
+        pipelines: vec![pipeline("clickstream", "RUNNING")],
+        completed: vec![Pipeline {
+            killed_at_ms: Some(NOW + 2_000),
+            slots_running: 0,
+            ..pipeline("views", "KILLED")
         }],
         slots: vec![
             slot(0, SlotState::Running),
-            Slot { owner: None, halt: Some(halt), ..slot(1, SlotState::Halted) },
+            Slot { owner: None, halt: Some(halt), deaths: 2, ..slot(1, SlotState::Halted) },
         ],
         moves: vec![Move {
             at_ms: NOW,

@@ -27,26 +27,16 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
-use crate::handle::Handle;
-use crate::health::Health;
-use crate::metrics::{self, Counters, Latest};
-use crate::snapshot::{self, Addresses};
-use crate::unowned::UnownedOffsets;
+use crate::metrics::{self, Latest};
+use crate::pipelines;
+use crate::pipelines::Refusal;
+use crate::snapshot;
+use crate::sources::Sources;
 use model::Cluster;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Requests under way; more wait for their turn.
 const REQUESTS: usize = 64;
-
-/// What answers are made from.
-#[derive(Debug, Clone)]
-pub(crate) struct Sources {
-    pub(crate) handle: Handle,
-    pub(crate) addresses: Addresses,
-    pub(crate) health: Health,
-    pub(crate) unowned: UnownedOffsets,
-    pub(crate) counters: Counters,
-}
 
 #[derive(Debug)]
 struct Web {
@@ -56,12 +46,10 @@ struct Web {
 
 impl Web {
     async fn cluster(&self) -> Result<Arc<Cluster>, Problem> {
-        let Sources { handle, addresses, health, unowned, .. } = &self.sources;
-        let look = handle.look().await.map_err(|refused| {
+        let look = self.sources.handle.look().await.map_err(|refused| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the cluster can't be seen", refused.to_string())
         });
-        let cluster =
-            look.map(|look| Arc::new(snapshot::cluster(&look, addresses, health.waiting_for(), unowned)));
+        let cluster = look.map(|look| Arc::new(snapshot::cluster(&look, &self.sources)));
         self.latest.set(cluster.as_ref().ok().cloned());
         cluster
     }
@@ -91,7 +79,8 @@ fn routes(sources: Sources) -> Router {
         .route("/json/{field}", get(spark_field))
         .route("/api/v1/workers", get(|web| part(web, |cluster| Json(&cluster.workers).into_response())))
         .route("/api/v1/slots", get(|web| part(web, |cluster| Json(&cluster.slots).into_response())))
-        .route("/api/v1/pipelines", get(|web| part(web, |cluster| Json(&cluster.pipelines).into_response())))
+        .route("/api/v1/pipelines", get(show_pipelines))
+        .route("/api/v1/pipelines/{pipeline}", get(show_pipeline))
         .route("/api/v1/moves", get(|web| part(web, |cluster| Json(&cluster.moves).into_response())))
         .route("/api/v1/failovers", get(|web| part(web, |cluster| Json(&cluster.failovers).into_response())))
         .fallback(unknown)
@@ -121,6 +110,27 @@ async fn spark_field(State(web): State<Arc<Web>>, Path(name): Path<String>) -> R
 
 async fn part(State(web): State<Arc<Web>>, pick: fn(&Cluster) -> Response) -> Result<Response, Problem> {
     Ok(pick(&*web.cluster().await?))
+}
+
+/// Those with slots, then the completed ones.
+async fn show_pipelines(State(web): State<Arc<Web>>) -> Result<Response, Problem> {
+    let cluster = web.cluster().await?;
+    Ok(Json(cluster.pipelines.iter().chain(&cluster.completed).collect::<Vec<_>>()).into_response())
+}
+
+async fn show_pipeline(State(web): State<Arc<Web>>, Path(target): Path<String>) -> Result<Response, Problem> {
+    match pipelines::describe(&web.sources, &target).await {
+        Ok(detail) => Ok(Json(detail).into_response()),
+        Err(refusal) => {
+            let status = match refusal {
+                Refusal::Unknown(_) => StatusCode::NOT_FOUND,
+                Refusal::Usage(_) | Refusal::Now(_) | Refusal::Unavailable(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+            };
+            Err(Problem::new(status, "the pipeline can't be shown", refusal.to_string()))
+        }
+    }
 }
 
 /// The gauges show the cluster of now, or nothing.

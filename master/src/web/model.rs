@@ -2,6 +2,7 @@
 //!
 //! Points in time are milliseconds since 1970 UTC, sizes are bytes unless the name says MiB, cursors are next offsets.
 
+use millrace_common::types::PipelineDefinition;
 use serde::Serialize;
 
 /// Everything that is shown.
@@ -16,7 +17,10 @@ pub(crate) struct Cluster {
     /// When this was true.
     pub(crate) at_ms: u64,
     pub(crate) workers: Vec<Worker>,
+    /// Those with slots.
     pub(crate) pipelines: Vec<Pipeline>,
+    /// The latest first.
+    pub(crate) completed: Vec<Pipeline>,
     pub(crate) slots: Vec<Slot>,
     /// The latest first.
     pub(crate) moves: Vec<Move>,
@@ -89,16 +93,37 @@ pub(crate) struct Worker {
 pub(crate) struct Pipeline {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// `RUNNING` when a slot runs, else `WAITING`.
+    /// WAITING, RUNNING, PAUSED, KILLING or KILLED.
     pub(crate) state: &'static str,
+    /// Why no worker has a slot of it, and what is wrong with its topics.
+    pub(crate) waiting_for: Option<String>,
     pub(crate) user: String,
     pub(crate) submitted_at_ms: u64,
+    pub(crate) killed_at_ms: Option<u64>,
+    /// Since its submission, until it was killed.
+    pub(crate) duration_ms: u64,
     pub(crate) bootstrap_servers: String,
     pub(crate) source_topics: Vec<String>,
+    pub(crate) transform: String,
+    pub(crate) enriched_topic: Option<String>,
     pub(crate) invalid_topic: String,
-    pub(crate) lake: String,
+    pub(crate) lake: Option<String>,
     pub(crate) slots: usize,
     pub(crate) slots_running: usize,
+    /// Records that its slower sink does not hold yet; `None` while that is not known of any slot.
+    pub(crate) lag: Option<u64>,
+    pub(crate) records_per_second: f64,
+}
+
+/// A pipeline with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct PipelineDetail {
+    #[serde(flatten)]
+    pub(crate) pipeline: Pipeline,
+    /// As it was submitted, or submitted last.
+    pub(crate) definition: PipelineDefinition,
+    /// None of a completed one.
+    pub(crate) partitions: Vec<Slot>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -112,6 +137,7 @@ pub(crate) struct Slot {
     pub(crate) state: SlotState,
     /// Some owner has claimed it.
     pub(crate) opened: bool,
+    pub(crate) topic_cursor: Option<i64>,
     pub(crate) lake_cursor: Option<i64>,
     pub(crate) position: Option<i64>,
     pub(crate) end: Option<i64>,
@@ -120,12 +146,17 @@ pub(crate) struct Slot {
     pub(crate) buffered_rows: u64,
     pub(crate) buffered_bytes: u64,
     pub(crate) rows_committed: u64,
+    pub(crate) records_enriched: u64,
     pub(crate) records_quarantined: u64,
+    pub(crate) client_duplicates: u64,
+    pub(crate) records_filtered: u64,
     pub(crate) rows_unplaced: u64,
     pub(crate) last_commit_at_ms: Option<u64>,
     pub(crate) last_object: Option<String>,
     pub(crate) waiting_for: Option<String>,
     pub(crate) halt: Option<Halt>,
+    /// Owners in a row that were lost since its cursors last moved.
+    pub(crate) deaths: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -29,8 +29,8 @@ pub(crate) fn page(cluster: &Cluster) -> Markup {
                 main {
                     (summary(cluster))
                     (workers(cluster))
-                    (partition_map(cluster))
                     (pipelines(cluster))
+                    (partition_maps(cluster))
                     (moves(cluster))
                     (failovers(cluster))
                 }
@@ -50,7 +50,6 @@ pub(crate) fn page(cluster: &Cluster) -> Markup {
 
 fn summary(cluster: &Cluster) -> Markup {
     let totals = cluster.totals();
-    let running = cluster.pipelines.iter().filter(|pipeline| pipeline.state == "RUNNING").count();
     html! {
         @if let Some(waiting_for) = &cluster.waiting_for {
             p.notice role="status" { strong { "Waiting for " } (waiting_for) }
@@ -63,7 +62,7 @@ fn summary(cluster: &Cluster) -> Markup {
             (term("Memory in use", &html! {
                 (format_bytes(totals.memory_mib << 20)) " Total, " (format_bytes(totals.memory_used_bytes)) " Used"
             }))
-            (term("Pipelines", &html! { (running) " Running, " (cluster.pipelines.len() - running) " Waiting" }))
+            (term("Pipelines", &html! { (cluster.pipelines.len()) " Running, " (cluster.completed.len()) " Completed" }))
             (term("Status", &html! { strong { (cluster.status.word()) } }))
         }
     }
@@ -127,11 +126,17 @@ fn worker_row(worker: &Worker) -> Markup {
     }
 }
 
-fn partition_map(cluster: &Cluster) -> Markup {
-    let rows = html! { @for slot in &cluster.slots { (slot_row(slot)) } };
+/// A table of partitions for each pipeline that has some.
+fn partition_maps(cluster: &Cluster) -> Markup {
+    html! { @for pipeline in &cluster.pipelines { (partition_map(cluster, pipeline)) } }
+}
+
+fn partition_map(cluster: &Cluster, pipeline: &Pipeline) -> Markup {
+    let own = || cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id);
+    let rows = html! { @for slot in own() { (slot_row(slot)) } };
     section(
-        "Partitions",
-        cluster.slots.len(),
+        &format!("Partitions of {}", pipeline.id),
+        own().count(),
         "No partition is known yet.",
         &[
             "Topic",
@@ -139,11 +144,15 @@ fn partition_map(cluster: &Cluster) -> Markup {
             "Owner",
             "Epoch",
             "State",
+            "Topic cursor",
             "Lake cursor",
             "End",
             "Lag",
             "Records/s",
             "Buffered",
+            "Quarantined",
+            "Client duplicates",
+            "Filtered",
             "Last object in the lake",
             "Waiting for",
         ],
@@ -159,41 +168,72 @@ fn slot_row(slot: &Slot) -> Markup {
             td.id { @match &slot.owner { Some(owner) => (owner), None => em { "nobody" } } }
             td.number { (slot.epoch) }
             td { span class=(format!("state {}", slot.state.word())) { (slot.state.word()) } }
+            td.number { (number(slot.topic_cursor)) }
             td.number { (number(slot.lake_cursor)) }
             td.number { (number(slot.end)) }
             td.number { (number(slot.lag)) }
             td.number { @if slot.state == SlotState::Running { (format!("{:.0}", slot.records_per_second)) } @else { "–" } }
             td.number { (slot.buffered_rows) " rows, " (format_bytes(slot.buffered_bytes)) }
+            td.number { (slot.records_quarantined) }
+            td.number { (slot.client_duplicates) }
+            td.number { (slot.records_filtered) }
             td.object { @if let Some(object) = &slot.last_object { (object) } @else { "–" } }
             td {
                 @if let Some(halt) = &slot.halt { strong { "halted (" (halt.kind) "): " } (halt.detail) }
                 @if let Some(waiting_for) = &slot.waiting_for { (waiting_for) }
+                @if slot.deaths > 0 { " " em { "its last " (slot.deaths) " owners were lost without moving it" } }
             }
         }
     }
 }
 
 fn pipelines(cluster: &Cluster) -> Markup {
+    html! {
+        (pipeline_table("Running Pipelines", &cluster.pipelines, "No pipeline yet. Submit one with: millrace submit FILE.toml"))
+        (pipeline_table("Completed Pipelines", &cluster.completed, "None was killed."))
+    }
+}
+
+fn pipeline_table(heading: &str, pipelines: &[Pipeline], empty: &str) -> Markup {
     let row = |pipeline: &Pipeline| {
         html! {
             tr {
-                td { (pipeline.id) }
+                td.id { a href=(format!("/api/v1/pipelines/{}", pipeline.id)) { (pipeline.id) } }
                 td { (pipeline.name) }
-                td { (pipeline.state) }
+                td { span class=(format!("state {}", pipeline.state)) { (pipeline.state) } }
                 td { (pipeline.slots_running) " of " (pipeline.slots) }
+                td.number { (number(pipeline.lag)) }
                 td { (pipeline.source_topics.join(", ")) }
-                td { (pipeline.lake) }
+                td { (pipeline.transform) }
+                td { (pipeline.enriched_topic.as_deref().unwrap_or("–")) }
+                td { (pipeline.lake.as_deref().unwrap_or("–")) }
                 td { (time(pipeline.submitted_at_ms)) }
                 td { (pipeline.user) }
+                td.number { (span(pipeline.duration_ms)) }
+                td { (pipeline.waiting_for.as_deref().unwrap_or("")) }
             }
         }
     };
     section(
-        "Pipelines",
-        cluster.pipelines.len(),
-        "No pipeline yet.",
-        &["ID", "Name", "State", "Partitions running", "Source", "Lake", "Submitted Time", "User"],
-        &html! { @for pipeline in &cluster.pipelines { (row(pipeline)) } },
+        heading,
+        pipelines.len(),
+        empty,
+        &[
+            "ID",
+            "Name",
+            "State",
+            "Partitions running",
+            "Lag",
+            "Source",
+            "Transform",
+            "Enriched topic",
+            "Lake",
+            "Submitted Time",
+            "User",
+            "Duration",
+            "Waiting for",
+        ],
+        &html! { @for pipeline in pipelines { (row(pipeline)) } },
     )
 }
 
@@ -263,7 +303,8 @@ fn span(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        _ => format!("{} min", ms / 60_000),
+        60_000..7_200_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
     }
 }
 
@@ -291,6 +332,10 @@ mod tests {
             "ALIVE",
             "halted (offsets_lost)",
             "connection refused",
+            "Running Pipelines (1)",
+            "Completed Pipelines (1)",
+            "KILLED",
+            "its last 2 owners were lost without moving it",
         ] {
             assert!(page.contains(words), "{words} is missing");
         }

@@ -18,8 +18,9 @@ pub(crate) fn master_state(cluster: &Cluster) -> Map<String, Value> {
         "memory": totals.memory_mib,
         "memoryused": used_mib(totals.memory_used_bytes),
         "activeapps": cluster.pipelines.iter().map(|pipeline| application(cluster, pipeline)).collect::<Vec<_>>(),
-        // Pipelines run until they are killed, and there are no drivers.
-        "completedapps": [],
+        "completedapps": cluster.completed.iter().map(|pipeline| application(cluster, pipeline)).collect::<Vec<_>>(),
+        // There are no drivers.
+
         "activedrivers": [],
         "completeddrivers": [],
         "status": cluster.status.word(),
@@ -85,18 +86,21 @@ fn application(cluster: &Cluster, pipeline: &Pipeline) -> Value {
         })
     };
     let executors: Vec<&Worker> = cluster.workers.iter().filter(runs_it).collect();
+    let running =
+        cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id && slot.state == SlotState::Running);
     let submitted = i64::try_from(pipeline.submitted_at_ms).ok().and_then(DateTime::from_timestamp_millis);
     json!({
         "id": pipeline.id,
         "starttime": pipeline.submitted_at_ms,
         "name": pipeline.name,
-        "cores": executors.iter().map(|worker| worker.cores_used).sum::<u32>(),
+        // A slot runs on one core at a time; several pipelines may share a worker's cores.
+        "cores": running.count().min(executors.iter().map(|worker| worker.cores_used as usize).sum()),
         "user": pipeline.user,
         "memoryperexecutor": executors.iter().map(|worker| worker.memory_mib).min().unwrap_or(0),
         // As java.util.Date writes it.
         "submitdate": submitted.map(|at| at.format("%a %b %d %H:%M:%S UTC %Y").to_string()),
         "state": pipeline.state,
-        "duration": cluster.at_ms.saturating_sub(pipeline.submitted_at_ms),
+        "duration": pipeline.duration_ms,
     })
 }
 
@@ -132,6 +136,9 @@ mod tests {
             &state["activeapps"][0],
             "id starttime name cores user memoryperexecutor submitdate state duration",
         );
+        has_fields(&state["completedapps"][0], "id starttime name cores user submitdate state duration");
+        assert_eq!(state["completedapps"][0]["state"], "KILLED");
+        assert_eq!(state["activeapps"][0]["cores"], 1);
         assert_eq!(state["status"], "ALIVE");
         assert_eq!(state["activeapps"][0]["submitdate"], "Mon Jan 01 00:00:00 UTC 2024");
     }

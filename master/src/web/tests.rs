@@ -3,20 +3,12 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::driver::Driver;
-use crate::store::{StateLocation, Store};
-use crate::testing::{parts, submitted};
+use crate::testing::{sources, submitted};
 
 async fn router() -> Router {
-    let shutdown = Shutdown::new();
-    let store = Store::open(&StateLocation::Memory).await.expect("store");
-    let parts = parts(store, &shutdown);
-    let (health, counters) = (parts.health.clone(), parts.counters.clone());
-    let (driver, handle) = Driver::new(parts).await.expect("driver");
-    shutdown.spawn("driver", driver.run());
-    handle.apply(submitted()).await.expect("submitted");
-    let addresses = Addresses { url: "millrace://127.0.0.1:7077".into(), rest_url: "http://x/api/v1".into() };
-    routes(Sources { handle, addresses, health, unowned: UnownedOffsets::default(), counters })
+    let (sources, _shutdown) = sources().await;
+    sources.handle.apply(submitted()).await.expect("submitted");
+    routes(sources)
 }
 
 async fn get(router: &Router, path: &str) -> (StatusCode, String, String) {
@@ -40,7 +32,10 @@ async fn what_the_driver_knows_is_told_in_every_form() {
     let router = router().await;
     let (status, kind, page) = get(&router, "/").await;
     assert_eq!((status, kind.as_str()), (StatusCode::OK, "text/html; charset=utf-8"));
-    assert!(page.contains("Partitions (6)") && page.contains("clickstream-0a1b2c"), "{page}");
+    assert!(
+        page.contains("Partitions of clickstream-0a1b2c (6)") && page.contains("clickstream-0a1b2c"),
+        "{page}"
+    );
     let (_, _, slots) = get(&router, "/api/v1/slots").await;
     let slots: Value = serde_json::from_str(&slots).expect("JSON");
     assert_eq!(slots.as_array().map(Vec::len), Some(6));
@@ -54,6 +49,15 @@ async fn what_the_driver_knows_is_told_in_every_form() {
         let body: Value = serde_json::from_str(&body).expect("JSON");
         assert!(status == StatusCode::OK && body.is_array(), "{list}");
     }
+    for target in ["clickstream", "clickstream-0a1b2c"] {
+        let (status, _, detail) = get(&router, &format!("/api/v1/pipelines/{target}")).await;
+        let detail: Value = serde_json::from_str(&detail).expect("JSON");
+        assert_eq!((status, &detail["state"]), (StatusCode::OK, &"WAITING".into()));
+        assert_eq!(detail["partitions"].as_array().map(Vec::len), Some(6));
+        assert_eq!(detail["definition"]["transform"]["kind"], "clicks");
+    }
+    let (status, _, unknown) = get(&router, "/api/v1/pipelines/views").await;
+    assert!(status == StatusCode::NOT_FOUND && unknown.contains("clickstream"), "{unknown}");
     let (_, _, state) = get(&router, "/json/").await;
     let state: Value = serde_json::from_str(&state).expect("JSON");
     assert_eq!(state["activeapps"][0]["state"], "WAITING");

@@ -61,8 +61,8 @@ impl Scene {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).expect("clock").as_nanos();
         let name = format!("verify-{}-{nanos}", std::process::id());
         let (raw, invalid) = (format!("{name}.raw"), format!("{name}.invalid"));
-        ensure_topics(&servers, &[&raw], None, 2).await.expect("raw topic");
-        ensure_topics(&servers, &[&invalid], None, 1).await.expect("invalid topic");
+        ensure_topics(&servers, &[&raw], &[], 2).await.expect("raw topic");
+        ensure_topics(&servers, &[&invalid], &[&invalid], 1).await.expect("invalid topic");
         let mut scene = Self {
             pipeline: format!("p-{:x}", nanos % (1 << 40)),
             servers,
