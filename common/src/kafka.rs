@@ -65,11 +65,7 @@ pub async fn ensure_topics(
         // -1: the broker's own default replication.
         .map(|topic| {
             let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
-            if grown.contains(topic) {
-                new.set("max.message.bytes", GROWN_RECORD_BYTES)
-            } else {
-                new
-            }
+            if grown.contains(topic) { new.set("max.message.bytes", GROWN_RECORD_BYTES) } else { new }
         })
         .collect();
     if absent.is_empty() {

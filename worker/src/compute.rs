@@ -16,13 +16,25 @@ impl ComputePool {
     }
 
     /// Runs `work` on one of the pool's cores. Once begun it runs to its end, even if nobody waits any more.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    ///
+    /// Errors: it panicked, and with what.
+    pub(crate) async fn catch<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the pool is never closed");
-        blocking(move || {
+        let done = blocking(move || {
             let _permit = permit;
-            work()
+            // What the work owned is dropped with the panic: nobody sees it half done.
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
         })
-        .await
+        .await;
+        done.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic without words")
+                .to_owned()
+        })
     }
 }
 

@@ -1,14 +1,15 @@
-//! The worker: registers with the master, runs the slots that it is granted, each from Kafka to the lake, exactly
-//! once. Start reading at `slot`; `kafka` and `transform` are its two ends.
+//! The worker: registers with the master, runs the slots that it is granted, each from Kafka to its sinks, exactly
+//! once. Start reading at `slot`; `kafka` and `lake` are its two ends.
 
 mod budget;
 mod compute;
 mod kafka;
+pub mod lake;
 mod manager;
 mod metrics;
+mod rate;
 mod session;
 mod slot;
-pub mod transform;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,13 +20,16 @@ use millrace_common::http::{self, BindError, Readiness};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{InvalidId, VERSION, WorkerId, WorkerSpec};
 use millrace_common::units::{format_bytes, parse_bytes};
+use millrace_transform::Registry;
 use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
 use crate::budget::{Budget, divide};
 use crate::compute::ComputePool;
-use crate::manager::{Manager, RunningSlots};
+use crate::manager::{Manager, Parts, RunningSlots};
 use crate::session::Session;
+use crate::slot::Trial;
+pub use crate::slot::try_records;
 
 /// The least memory with which a slot can work at all.
 const LEAST_MEMORY: u64 = 64 << 20;
@@ -80,13 +84,17 @@ pub enum Error {
     #[error("--advertise can't become part of the worker's id: {0}")]
     Advertise(#[from] InvalidId),
     #[error("the worker's address can't be told: {0}")]
-    Address(#[from] std::io::Error),
+    Address(#[source] std::io::Error),
+    #[error("this program's own path can't be told: {0}")]
+    Program(#[source] std::io::Error),
 }
 
 /// Runs a worker until `shutdown` begins; then commits, gives its slots up, and returns.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+/// `transforms` are the kinds that its pipelines may name. The program must call [`try_records`] when it is run as
+/// `PROGRAM try-records`.
+pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Result<(), Error> {
     let listener = http::bind("the worker", SocketAddr::new(config.bind, config.port), "--port").await?;
-    let port = listener.local_addr()?.port();
+    let port = listener.local_addr().map_err(Error::Address)?.port();
     let cores = config.cores.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
     });
@@ -122,15 +130,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let changed = Arc::new(Notify::new());
     let (orders, to_carry_out) = mpsc::channel(256);
     let (stopped, to_tell) = mpsc::channel(256);
-    let manager = Manager::new(
+    let manager = Manager::new(Parts {
         division,
-        Arc::clone(&budget),
-        ComputePool::new(cores),
-        running.clone(),
-        Arc::clone(&changed),
+        budget: Arc::clone(&budget),
+        compute: ComputePool::new(cores),
+        transforms,
+        trial: Trial::of_this_program().map_err(Error::Program)?,
+        running: running.clone(),
+        changed: Arc::clone(&changed),
         stopped,
-        shutdown.clone(),
-    );
+        shutdown: shutdown.clone(),
+    });
 
     let routes =
         http::status_routes(readiness.clone(), Arc::new(metrics::registry(&spec, &running, &budget)));

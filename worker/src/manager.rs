@@ -10,6 +10,9 @@ use std::time::Duration;
 use millrace_common::lake::{self, Lake};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason};
+use millrace_common::units::format_bytes;
+use millrace_proto::Grant;
+use millrace_transform::Registry;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,7 +20,8 @@ use tracing::{info, warn};
 use crate::budget::{Budget, Division};
 use crate::compute::{ComputePool, blocking};
 use crate::kafka::{ConsumerLimits, SourceConsumer};
-use crate::slot::{self, Slot, SlotStatus};
+use crate::rate::Rate;
+use crate::slot::{self, LatestRequests, Slot, SlotStatus, Trial, WINDOW_BYTES_PER_OFFSET};
 
 /// How long a revoked slot may take for its last commit; its successor redoes what is not committed.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
@@ -27,7 +31,7 @@ const QUEUE: usize = 1024;
 /// What the master told.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Grant { slot: SlotId, epoch: Epoch, opened: bool, definition: Box<PipelineDefinition> },
+    Grant(Box<Grant>),
     Revoke { slot: SlotId, epoch: Epoch },
 }
 
@@ -41,14 +45,28 @@ pub(crate) struct Stopped {
 
 /// The slots that run, as heartbeats tell them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RunningSlots(Arc<Mutex<BTreeMap<SlotId, Arc<SlotStatus>>>>);
+pub(crate) struct RunningSlots(Arc<Mutex<BTreeMap<SlotId, Shown>>>);
+
+/// What others may see of a running slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) status: Arc<SlotStatus>,
+    pub(crate) latest: Arc<LatestRequests>,
+    pub(crate) definition: Arc<PipelineDefinition>,
+    pub(crate) lake: Option<Lake>,
+}
 
 impl RunningSlots {
     pub(crate) fn reports(&self) -> Vec<SlotReport> {
-        self.lock().values().map(|status| status.report()).collect()
+        self.lock().values().map(|shown| shown.status.report()).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SlotId, Arc<SlotStatus>>> {
+    /// Everything that is shown of the slots that run.
+    pub(crate) fn all(&self) -> BTreeMap<SlotId, Shown> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SlotId, Shown>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,8 +75,9 @@ impl RunningSlots {
 struct PipelineParts {
     definition: Arc<PipelineDefinition>,
     consumer: Arc<SourceConsumer>,
-    lake: Lake,
+    lake: Option<Lake>,
     invalid_partitions: i32,
+    rate: Option<Arc<Rate>>,
 }
 
 struct RunningSlot {
@@ -68,52 +87,41 @@ struct RunningSlot {
     /// Cancelled when the task has ended.
     finished: CancellationToken,
     /// A newer grant of the same slot, to begin when this one has ended.
-    next: Option<Order>,
+    next: Option<Box<Grant>>,
+}
+
+/// What the manager works with, given once.
+pub(crate) struct Parts {
+    pub(crate) division: Division,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) compute: ComputePool,
+    pub(crate) transforms: Registry,
+    pub(crate) trial: Trial,
+    pub(crate) running: RunningSlots,
+    /// Told at each change that the master should hear of at once.
+    pub(crate) changed: Arc<Notify>,
+    pub(crate) stopped: mpsc::Sender<Stopped>,
+    pub(crate) shutdown: Shutdown,
 }
 
 /// Starts and stops slots.
 pub(crate) struct Manager {
-    division: Division,
-    budget: Arc<Budget>,
-    compute: ComputePool,
-    running: RunningSlots,
-    changed: Arc<Notify>,
-    stopped: mpsc::Sender<Stopped>,
-    shutdown: Shutdown,
+    parts: Parts,
     slots: BTreeMap<SlotId, RunningSlot>,
     pipelines: BTreeMap<PipelineId, Arc<PipelineParts>>,
     ended: (mpsc::Sender<Stopped>, mpsc::Receiver<Stopped>),
 }
 
 impl Manager {
-    pub(crate) fn new(
-        division: Division,
-        budget: Arc<Budget>,
-        compute: ComputePool,
-        running: RunningSlots,
-        changed: Arc<Notify>,
-        stopped: mpsc::Sender<Stopped>,
-        shutdown: Shutdown,
-    ) -> Self {
-        Self {
-            division,
-            budget,
-            compute,
-            running,
-            changed,
-            stopped,
-            shutdown,
-            slots: BTreeMap::new(),
-            pipelines: BTreeMap::new(),
-            ended: mpsc::channel(QUEUE),
-        }
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts, slots: BTreeMap::new(), pipelines: BTreeMap::new(), ended: mpsc::channel(QUEUE) }
     }
 
     /// Carries out orders until the process stops; then gives up every slot after a last commit.
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
             tokio::select! {
-                () = self.shutdown.begun() => break,
+                () = self.parts.shutdown.begun() => break,
                 Some(ended) = self.ended.1.recv() => self.on_ended(ended).await,
                 Some(order) = orders.recv() => self.on_order(order).await,
             }
@@ -123,35 +131,35 @@ impl Manager {
         }
         for (id, slot) in &mut self.slots {
             slot.next = None;
-            self.shutdown.spawn(format!("last commit of {id}"), last_commit(slot));
+            self.parts.shutdown.spawn(format!("last commit of {id}"), last_commit(slot));
         }
         while !self.slots.is_empty() {
             // The successors are found by the end of our session: telling each stop would only bring the slots
             // back to us.
             if let Some(ended) = self.ended.1.recv().await {
                 self.slots.remove(&ended.slot);
-                self.running.lock().remove(&ended.slot);
+                self.parts.running.lock().remove(&ended.slot);
             }
         }
     }
 
     async fn on_order(&mut self, order: Order) {
         match order {
-            Order::Grant { slot, epoch, opened, definition } => {
-                if let Some(running) = self.slots.get_mut(&slot) {
-                    if running.epoch < epoch {
+            Order::Grant(grant) => {
+                if let Some(running) = self.slots.get_mut(&grant.slot) {
+                    if running.epoch < grant.epoch {
                         // Ours is deposed by our own new grant: what it has not committed is redone.
                         running.abandoned.cancel();
-                        running.next = Some(Order::Grant { slot, epoch, opened, definition });
+                        running.next = Some(grant);
                     }
                     return;
                 }
-                self.start(slot, epoch, opened, *definition).await;
+                self.start(*grant).await;
             }
             Order::Revoke { slot, epoch } => match self.slots.get_mut(&slot) {
                 Some(running) if running.epoch <= epoch => {
                     running.next = None;
-                    self.shutdown.spawn(format!("last commit of {slot}"), last_commit(running));
+                    self.parts.shutdown.spawn(format!("last commit of {slot}"), last_commit(running));
                 }
                 Some(_) => {}
                 // Already gone: the master waits for the word.
@@ -160,21 +168,28 @@ impl Manager {
         }
     }
 
-    async fn start(&mut self, id: SlotId, epoch: Epoch, opened: bool, definition: PipelineDefinition) {
-        let parts = match self.parts_of(definition).await {
-            Ok(parts) => parts,
+    async fn start(&mut self, grant: Grant) {
+        let Grant { slot: id, epoch, opened, definition, deaths } = grant;
+        let prepared = match self.window_fits(&definition) {
+            Ok(()) => self.parts_of(definition).await,
+            Err(refusal) => Err(refusal),
+        };
+        let found = prepared.and_then(|parts| {
+            let topic = parts.definition.source.topics.get(usize::from(id.topic)).cloned();
+            let topic =
+                topic.ok_or_else(|| format!("the pipeline has no source topic number {}", id.topic))?;
+            Ok((parts, topic))
+        });
+        let (parts, topic) = match found {
+            Ok(found) => found,
             Err(detail) => {
                 warn!(slot = %id, %epoch, detail, "grant can't be taken");
                 self.tell(Stopped { slot: id, epoch, reason: StopReason::Failed { detail } }).await;
                 return;
             }
         };
-        let Some(topic) = parts.definition.source.topics.get(usize::from(id.topic)).cloned() else {
-            let detail = format!("the pipeline has no source topic number {}", id.topic);
-            self.tell(Stopped { slot: id, epoch, reason: StopReason::Failed { detail } }).await;
-            return;
-        };
-        let status = SlotStatus::new(id.clone(), epoch, Arc::clone(&self.changed));
+        let status = SlotStatus::new(id.clone(), epoch, Arc::clone(&self.parts.changed));
+        let latest = Arc::new(LatestRequests::default());
         let (revoked, abandoned) = (CancellationToken::new(), CancellationToken::new());
         let finished = CancellationToken::new();
         let slot = Slot {
@@ -186,21 +201,27 @@ impl Manager {
             invalid_partition: id.partition % parts.invalid_partitions,
             consumer: Arc::clone(&parts.consumer),
             lake: parts.lake.clone(),
-            account: self.budget.open_account(&id),
-            compute: self.compute.clone(),
+            transforms: self.parts.transforms.clone(),
+            deaths,
+            trial: self.parts.trial.clone(),
+            rate: parts.rate.clone(),
+            account: self.parts.budget.open_account(&id),
+            compute: self.parts.compute.clone(),
             status: Arc::clone(&status),
+            latest: Arc::clone(&latest),
             revoked: revoked.clone(),
             abandoned: abandoned.clone(),
         };
-        info!(slot = %id, %epoch, opened, "granted");
-        self.running.lock().insert(id.clone(), status);
+        info!(slot = %id, %epoch, opened, deaths, "granted");
+        let (definition, lake) = (Arc::clone(&parts.definition), parts.lake.clone());
+        self.parts.running.lock().insert(id.clone(), Shown { status, latest, definition, lake });
         self.slots.insert(
             id.clone(),
             RunningSlot { epoch, revoked, abandoned, finished: finished.clone(), next: None },
         );
-        self.changed.notify_one();
+        self.parts.changed.notify_one();
         let ended = self.ended.0.clone();
-        self.shutdown.spawn(format!("slot {id}"), async move {
+        self.parts.shutdown.spawn(format!("slot {id}"), async move {
             let _finished = finished.drop_guard();
             let reason = slot::run(slot).await;
             // The receiver lives as long as there are slots.
@@ -209,7 +230,7 @@ impl Manager {
     }
 
     async fn on_ended(&mut self, ended: Stopped) {
-        self.running.lock().remove(&ended.slot);
+        self.parts.running.lock().remove(&ended.slot);
         let next = self.slots.remove(&ended.slot).and_then(|slot| slot.next);
         let unused: Vec<PipelineId> = self
             .pipelines
@@ -217,8 +238,8 @@ impl Manager {
             .filter(|pipeline| !self.slots.keys().any(|slot| slot.pipeline == **pipeline))
             .cloned()
             .collect();
-        if let Some(Order::Grant { slot, epoch, opened, definition }) = next {
-            self.start(slot, epoch, opened, *definition).await;
+        if let Some(grant) = next {
+            self.start(*grant).await;
             return;
         }
         for pipeline in unused {
@@ -232,7 +253,25 @@ impl Manager {
 
     async fn tell(&self, stopped: Stopped) {
         // The session forwards it, or drops it while there is none: the next registration tells the same.
-        let _ = self.stopped.send(stopped).await;
+        let _ = self.parts.stopped.send(stopped).await;
+    }
+
+    /// The windows of the duplicate rule may take half of the buffers' budget.
+    fn window_fits(&self, definition: &PipelineDefinition) -> Result<(), String> {
+        let window = |definition: &PipelineDefinition| definition.duplicate_window * WINDOW_BYTES_PER_OFFSET;
+        let running = self.parts.running.lock();
+        let taken: u64 = running.values().map(|shown| window(&shown.definition)).sum();
+        let budget = self.parts.division.buffer_bytes / 2;
+        if taken + window(definition) <= budget {
+            return Ok(());
+        }
+        Err(format!(
+            "the duplicate windows of {} slots would take {} of memory, more than {}: give the worker more --memory, or \
+             the pipeline a smaller duplicate_window",
+            running.len() + 1,
+            format_bytes(taken + window(definition)),
+            format_bytes(budget)
+        ))
     }
 
     /// The pipeline's parts, made at its first grant and again when its definition has changed.
@@ -242,9 +281,8 @@ impl Manager {
         {
             return Ok(Arc::clone(parts));
         }
-        let target = definition.lake.as_ref().ok_or("the pipeline has no lake")?;
-        let lake = lake::open(target).map_err(|error| error.to_string())?;
-        let limits = ConsumerLimits { queued_bytes_per_partition: self.division.fetch_bytes_per_slot };
+        let lake = definition.lake.as_ref().map(lake::open).transpose().map_err(|error| error.to_string())?;
+        let limits = ConsumerLimits { queued_bytes_per_partition: self.parts.division.fetch_bytes_per_slot };
         let consumer = SourceConsumer::new(&definition.bootstrap_servers, &definition.group_id(), limits)
             .map_err(|error| format!("no consumer for {}: {error}", definition.bootstrap_servers))?;
         let invalid = definition.invalid_topic.as_str();
@@ -258,6 +296,7 @@ impl Manager {
             consumer: Arc::new(consumer),
             lake,
             invalid_partitions,
+            rate: definition.max_rate.map(|rate| Arc::new(Rate::new(rate, std::time::Instant::now()))),
         });
         self.pipelines.insert(definition.id.clone(), Arc::clone(&parts));
         Ok(parts)

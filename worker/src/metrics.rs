@@ -54,7 +54,7 @@ impl Collector for WorkerCollector {
             }
             Ok::<(), std::fmt::Error>(())
         };
-        family("slot_lag_records", "Records that the lake does not hold yet", |m| m.lag.unwrap_or(0))?;
+        family("slot_lag_records", "Records that the slower sink does not hold yet", |m| m.lag.unwrap_or(0))?;
         family("slot_buffered_bytes", "Bytes in open files and flushes", |m| m.buffered_bytes)?;
         let mut counter = |name: &str, help: &str, value: fn(&millrace_common::types::SlotMetrics) -> u64| {
             let metric = ConstCounter::new(0_u64);
@@ -65,6 +65,13 @@ impl Collector for WorkerCollector {
             Ok::<(), std::fmt::Error>(())
         };
         counter("slot_rows_committed", "Rows committed to the lake by this owner", |m| m.rows_committed)?;
-        counter("slot_records_quarantined", "Records quarantined by this owner", |m| m.records_quarantined)
+        counter("slot_records_enriched", "Records committed to the enriched topic by this owner", |m| {
+            m.records_enriched
+        })?;
+        counter("slot_records_quarantined", "Records quarantined by this owner", |m| m.records_quarantined)?;
+        counter("slot_client_duplicates", "Records dropped because a client sent them twice", |m| {
+            m.client_duplicates
+        })?;
+        counter("slot_records_filtered", "Records that the transform leaves out", |m| m.records_filtered)
     }
 }

@@ -145,13 +145,7 @@ impl Session {
         let unreadable = |error: millrace_proto::ConversionError| Lost::Message(error.to_string());
         let order = match message.message {
             Some(master_message::Message::Grant(grant)) => {
-                let grant = millrace_proto::Grant::try_from(grant).map_err(unreadable)?;
-                Order::Grant {
-                    slot: grant.slot,
-                    epoch: grant.epoch,
-                    opened: grant.opened,
-                    definition: Box::new(grant.definition),
-                }
+                Order::Grant(Box::new(grant.try_into().map_err(unreadable)?))
             }
             Some(master_message::Message::Revoke(revoke)) => {
                 let revoke = millrace_proto::Revoke::try_from(revoke).map_err(unreadable)?;

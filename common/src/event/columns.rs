@@ -73,10 +73,15 @@ pub fn schema() -> SchemaRef {
             };
             optional(field.name, kind)
         }));
-        let texts = [column::PAGE_HOST, column::PAGE_PATH].into_iter().chain(column::UTM).chain([
+        let page = [column::PAGE_HOST, column::PAGE_PATH].into_iter().chain(column::UTM);
+        let texts = page.chain([
+            column::CLICK_ID,
+            column::CLICK_ID_KIND,
             column::BROWSER,
             column::OS,
             column::DEVICE_CATEGORY,
+            column::REFERRER_KIND,
+            column::COUNTRY,
         ]);
         columns.extend(texts.map(|name| optional(name, DataType::Utf8)));
         columns.push(optional(column::IS_BOT, DataType::Boolean));

@@ -22,6 +22,9 @@ pub use output::{Kept, Output, RowPlace, Verdict};
 pub use record::SourceRecord;
 pub use registry::{BuildError, Kind, Registry};
 
+/// The largest value of an enriched record, in bytes: with key and headers it fits a topic that Millrace makes.
+pub const LARGEST_VALUE: usize = 1_200_000;
+
 /// Which of its products a call of [`Transform::apply`] must make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wants {
@@ -43,7 +46,7 @@ pub trait Transform: Send {
 
     /// Judges `records` in their order: calls one of [`Output::keep`], [`Output::filter`] and [`Output::reject`] for
     /// each. Of a kept one it adds a row to its own builders if `wants.rows`, and gives the value of the enriched
-    /// record if `wants.values`.
+    /// record if `wants.values`: at most [`LARGEST_VALUE`] bytes, or it rejects the record.
     fn apply(&mut self, records: &[SourceRecord<'_>], wants: Wants, output: &mut Output);
 
     /// Hands over all rows that were added since the last call, as one array for each of [`Transform::columns`].

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use millrace_common::event::Rejection;
+use millrace_common::event::{Rejection, RejectionCode};
+
+use crate::LARGEST_VALUE;
 
 /// What becomes of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +42,23 @@ pub struct Output {
 }
 
 impl Output {
-    /// Keeps a record of which `value` writes the enriched value.
-    pub fn keep_with(&mut self, value: impl FnOnce(&mut Vec<u8>)) {
+    /// Keeps a record of which `value` writes the enriched value. One of more than [`LARGEST_VALUE`] bytes is rejected
+    /// instead; returns whether the record is kept.
+    pub fn keep_with(&mut self, value: impl FnOnce(&mut Vec<u8>)) -> bool {
         let start = self.bytes.len();
         value(&mut self.bytes);
+        let length = self.bytes.len() - start;
+        if length > LARGEST_VALUE {
+            self.bytes.truncate(start);
+            self.reject(Rejection::new(
+                RejectionCode::TooLong,
+                "",
+                format!("its enriched form has {length} bytes, expected at most {LARGEST_VALUE}"),
+            ));
+            return false;
+        }
         self.verdicts.push(Verdict::Kept(Kept { value: Some(start..self.bytes.len()) }));
+        true
     }
 
     /// Keeps a record that has no enriched value, or of which none is wanted.

@@ -1,11 +1,14 @@
 //! A batch of fetched records, borrowed from librdkafka's fetch buffers without a copy.
 
+use std::ffi::CStr;
+use std::ptr;
 use std::sync::Arc;
 
+use millrace_transform::SourceRecord;
 use rdkafka_sys as sys;
+use sys::rd_kafka_resp_err_t as Code;
 
 use super::consumer::Native;
-use crate::transform::SourceRecord;
 
 /// Records of one partition in offset order. Keeps the consumer alive, since its buffers hold the bytes.
 pub(crate) struct Batch {
@@ -28,21 +31,47 @@ impl Batch {
         self.messages.len()
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = SourceRecord<'_>> {
-        self.messages.iter().map(|message| {
+    /// The records from number `first` on; their headers only if `with_headers`.
+    pub(crate) fn records(&self, first: usize, with_headers: bool) -> impl Iterator<Item = SourceRecord<'_>> {
+        self.messages[first..].iter().map(move |message| {
             // SAFETY: the pointers are valid until our drop, and the borrow of `self` outlives the record's.
             unsafe {
-                let message = &**message;
+                let pointer = *message;
+                let message = &*pointer;
                 let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
                 SourceRecord {
                     offset: message.offset,
                     timestamp_ms: sys::rd_kafka_message_timestamp(message, &mut kind),
                     key: bytes(message.key, message.key_len),
                     value: bytes(message.payload, message.len),
+                    headers: if with_headers { headers(pointer) } else { Vec::new() },
                 }
             }
         })
     }
+}
+
+/// # Safety
+/// `message` is valid, read by nobody else meanwhile (its headers are parsed at the first look), and lives as long as
+/// `'a`.
+unsafe fn headers<'a>(message: *const sys::rd_kafka_message_t) -> Vec<(&'a str, Option<&'a [u8]>)> {
+    let mut found = Vec::new();
+    let mut list = ptr::null_mut();
+    // SAFETY: by the contract above; the list belongs to the message.
+    unsafe {
+        if sys::rd_kafka_message_headers(message, &mut list) != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return found;
+        }
+        let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+        while sys::rd_kafka_header_get_all(list, found.len(), &mut name, &mut value, &mut length)
+            == Code::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            // A name that is no UTF-8 has no place in a column of text.
+            let name = CStr::from_ptr(name).to_str().unwrap_or("\u{fffd}");
+            found.push((name, bytes(value, length)));
+        }
+    }
+    found
 }
 
 /// # Safety

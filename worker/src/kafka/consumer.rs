@@ -144,6 +144,29 @@ impl SourceConsumer {
         Ok((low, high))
     }
 
+    /// The first offset of a partition whose record has `time_ms` (milliseconds since 1970 UTC) or a later one; its
+    /// end if there is none. Blocks up to `deadline`.
+    pub(crate) fn offset_of_time(
+        &self,
+        topic: &str,
+        partition: i32,
+        time_ms: i64,
+        deadline: Duration,
+    ) -> Result<i64, KafkaFailure> {
+        let action = || format!("asking {topic}/{partition} for the offset of the time {time_ms}");
+        let list = PartitionList::one(topic, partition, time_ms);
+        // SAFETY: both pointers are valid through the call.
+        let code = unsafe { sys::rd_kafka_offsets_for_times(self.native.ptr(), list.0, millis(deadline)) };
+        NativeError::from_code(code).map_err(|error| KafkaFailure::new(action(), error))?;
+        // SAFETY: the list has exactly one element, which the call filled in.
+        let found = unsafe { &*(*list.0).elems };
+        NativeError::from_code(found.err).map_err(|error| KafkaFailure::new(action(), error))?;
+        if found.offset >= 0 {
+            return Ok(found.offset);
+        }
+        self.watermarks(topic, partition, deadline).map(|(_, end)| end)
+    }
+
     /// Begins to read a partition at `start`, into a queue of its own. Blocks shortly.
     pub(crate) fn read_from(
         &self,
@@ -266,6 +289,15 @@ impl PartitionReader {
 
     /// The partition's end as the last fetch told it; `None` before the first.
     pub(crate) fn known_end(&self) -> Option<i64> {
+        self.known_watermarks().map(|(_, high)| high)
+    }
+
+    /// The first offset that the partition holds, as the last fetch told it; `None` before the first.
+    pub(crate) fn known_first(&self) -> Option<i64> {
+        self.known_watermarks().map(|(low, _)| low).filter(|low| *low >= 0)
+    }
+
+    fn known_watermarks(&self) -> Option<(i64, i64)> {
         let name = c_name(&self.topic);
         let (mut low, mut high) = (-1, -1);
         // SAFETY: all pointers are valid through the call, which only reads librdkafka's cache.
@@ -278,7 +310,7 @@ impl PartitionReader {
                 &mut high,
             )
         };
-        (code == Code::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+        (code == Code::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some((low, high))
     }
 }
 

@@ -6,10 +6,13 @@
 
 mod batch;
 mod consumer;
+mod doubt;
 mod error;
 mod producer;
+mod transaction;
 
 pub(crate) use batch::Batch;
-pub(crate) use consumer::{CommittedOffset, ConsumerLimits, Fetched, PartitionReader, SourceConsumer};
+pub(crate) use consumer::{ConsumerLimits, Fetched, PartitionReader, SourceConsumer};
 pub(crate) use error::KafkaFailure;
-pub(crate) use producer::{InvalidRecord, SlotProducer, TransactionError};
+pub(crate) use producer::{SlotProducer, TransactionError};
+pub(crate) use transaction::{EnrichedRecords, InvalidRecord, Transaction};

@@ -4,7 +4,7 @@ use millrace_common::types::{Epoch, NextOffset, SlotId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::record::ManifestPointer;
+use millrace_common::record::ManifestPointer;
 
 const VERSION: u32 = 1;
 

@@ -1,18 +1,23 @@
-//! One granted slot: open, read, flush, commit, publish; the exactly-once protocol of `docs/delivery.md`.
+//! One granted slot: open, read, commit, flush, publish; the exactly-once protocol of `docs/delivery.md`.
 //!
 //! A slot stops only by a revoke, by Kafka's fence, or by a halt that needs a person. Everything else is waited
 //! out, and any doubt about a transaction's outcome goes back to opening, where the record tells it.
 
+mod begin;
+mod commit;
 mod flush;
+mod intake;
+mod latest;
 mod manifest;
 mod open;
 mod publish;
-mod record;
 mod roll;
 mod staging;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod window;
 mod work;
 
 use std::sync::Arc;
@@ -20,14 +25,21 @@ use std::time::Duration;
 
 use millrace_common::backoff::Backoff;
 use millrace_common::lake::Lake;
+use millrace_common::record::CommittedRecord;
 use millrace_common::types::{Epoch, Halt, HaltKind, PipelineDefinition, SlotId, StopReason};
+use millrace_transform::{Registry, Transform};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::budget::Account;
 use crate::compute::ComputePool;
 use crate::kafka::{SlotProducer, SourceConsumer};
+use crate::rate::Rate;
+pub(crate) use latest::{LatestRequests, LatestRows};
 pub(crate) use status::SlotStatus;
+pub(crate) use trial::Trial;
+pub use trial::try_records;
+pub(crate) use window::BYTES_PER_OFFSET as WINDOW_BYTES_PER_OFFSET;
 
 /// Everything that a slot's task works with.
 pub(crate) struct Slot {
@@ -42,10 +54,19 @@ pub(crate) struct Slot {
     /// transaction adds one partition only.
     pub(crate) invalid_partition: i32,
     pub(crate) consumer: Arc<SourceConsumer>,
-    pub(crate) lake: Lake,
+    /// `None` for a pipeline without lake.
+    pub(crate) lake: Option<Lake>,
+    pub(crate) transforms: Registry,
+    /// How many owners in a row died since the slot's cursors last moved.
+    pub(crate) deaths: u32,
+    /// What tries records in a process of its own.
+    pub(crate) trial: Trial,
+    /// Shared by the pipeline's slots on this worker.
+    pub(crate) rate: Option<Arc<Rate>>,
     pub(crate) account: Account,
     pub(crate) compute: ComputePool,
     pub(crate) status: Arc<SlotStatus>,
+    pub(crate) latest: Arc<LatestRequests>,
     /// Give the slot up after a last commit.
     pub(crate) revoked: CancellationToken,
     /// Give it up at once, without a commit.
@@ -57,6 +78,10 @@ enum Exit {
     Stop(StopReason),
     /// The outcome of a transaction is uncertain: open anew and learn it from the record.
     Doubt(String),
+    /// The transform failed: open anew, and try each record before it is taken in.
+    TransformFailed(String),
+    /// The sinks are level, so that another transform or window can begin: open anew.
+    Level,
 }
 
 impl Exit {
@@ -65,18 +90,25 @@ impl Exit {
     }
 }
 
+/// Owners that may die one after the other before records are tried in a process of their own.
+const DEATHS: u32 = 2;
+
 /// Runs the slot until it stops, and says why.
 pub(crate) async fn run(slot: Slot) -> StopReason {
     let mut opened = slot.opened;
+    let mut tries_records = slot.deaths >= DEATHS;
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     let reason = loop {
         let exit = match open::open(&slot, opened).await {
             Ok(open) => {
                 // From the claim on the record exists, whatever the master knows yet.
                 opened = true;
-                info!(slot = %slot.id, epoch = %slot.epoch, cursor = %open.record.lake_cursor, "slot opened");
+                info!(
+                    slot = %slot.id, epoch = %slot.epoch, topic_cursor = %open.claimed.record.topic_cursor,
+                    lake_cursor = %open.claimed.record.lake_cursor, tries_records, "slot opened"
+                );
                 let began = tokio::time::Instant::now();
-                let exit = work::work(&slot, open).await;
+                let exit = work::work(&slot, open, tries_records).await;
                 if began.elapsed() > Duration::from_secs(30) {
                     backoff.reset();
                 }
@@ -92,6 +124,17 @@ pub(crate) async fn run(slot: Slot) -> StopReason {
                 if slot.pause(backoff.next_wait()).await.is_err() {
                     break StopReason::Revoked;
                 }
+            }
+            Exit::TransformFailed(detail) => {
+                warn!(slot = %slot.id, epoch = %slot.epoch, detail, "trying each record in a process of its own");
+                slot.account.set(0, 0);
+                tries_records = true;
+                if slot.pause(backoff.next_wait()).await.is_err() {
+                    break StopReason::Revoked;
+                }
+            }
+            Exit::Level => {
+                info!(slot = %slot.id, epoch = %slot.epoch, "both sinks are level, going on with the new definition");
             }
         }
     };
@@ -152,7 +195,15 @@ impl Slot {
 }
 
 /// A producer that has claimed the slot, and the record as it stands.
-struct Open {
+struct Claimed {
     producer: SlotProducer,
-    record: record::CommittedRecord,
+    record: CommittedRecord,
+}
+
+/// A slot ready to be worked on.
+struct Open {
+    claimed: Claimed,
+    transform: Box<dyn Transform>,
+    /// The definition has changed: go no further than the topic cursor, then open anew with what it says now.
+    only_levels: bool,
 }

@@ -6,13 +6,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use millrace_common::types::{HaltKind, NextOffset, StopReason};
+use millrace_common::lake::Lake;
+use millrace_common::record::CommittedRecord;
+use millrace_common::types::{HaltKind, NextOffset, StartPosition, StopReason, TransformDefinition};
+use millrace_transform::Transform;
 use tracing::warn;
 
+use super::begin::{Log, Refusal, plan};
+use super::commit::prove_ownership;
 use super::manifest::Manifest;
-use super::publish::{prove_ownership, publish};
-use super::record::CommittedRecord;
-use super::{Exit, Open, Slot, staging};
+use super::publish::publish;
+use super::{Claimed, Exit, Open, Slot, staging};
 use crate::compute::blocking;
 use crate::kafka::{KafkaFailure, SlotProducer};
 
@@ -23,6 +27,7 @@ const KAFKA_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) async fn open(slot: &Slot, opened: bool) -> Result<Open, Exit> {
     let producer = fence(slot).await?;
     let found = read_record(slot).await?;
+    let (first, end) = watermarks(slot).await?;
     let record = match found {
         Some(record) if record.epoch > slot.epoch => {
             return Err(Exit::Stop(StopReason::EpochBehind { recorded: record.epoch }));
@@ -33,30 +38,46 @@ pub(super) async fn open(slot: &Slot, opened: bool) -> Result<Open, Exit> {
                 HaltKind::RecordLost,
                 format!(
                     "group {} has no committed offset for {}/{} although the slot was opened before: it expired \
-                     or was deleted, so it is unknown what the lake holds",
+                     or was deleted, so it is unknown what the sinks hold",
                     slot.definition.group_id(),
                     slot.topic,
                     slot.id.partition
                 ),
             ));
         }
-        None => CommittedRecord {
-            epoch: slot.epoch,
-            lake_cursor: first_offset(slot).await?,
-            sequence: 0,
-            manifest: None,
-        },
+        None => {
+            let start = start(slot, first, end).await?;
+            CommittedRecord::first(slot.epoch, start, slot.definition.duplicate_window, String::new())
+        }
     };
-    let staged =
-        slot.persist("listing staged objects", || staging::list_staged(&slot.lake, &slot.id)).await?;
+    let plan = plan(record, &slot.definition, Log { first }).map_err(|refusal| {
+        let kind = match refusal {
+            Refusal::TransformUnknown { .. } => HaltKind::TransformChanged,
+            Refusal::WindowLost { .. } => HaltKind::OffsetsLost,
+        };
+        Exit::halt(kind, refusal.to_string())
+    })?;
+    let transform = build(slot, &plan.transform).await?;
+    let staged = match &slot.lake {
+        Some(lake) => slot.persist("listing staged objects", || staging::list_staged(lake, &slot.id)).await?,
+        None => Vec::new(),
+    };
     // The claim: committing the record with our epoch.
-    let producer = prove_ownership(slot, &record, producer).await?;
-    slot.status.update(|metrics| {
-        metrics.lake_cursor = Some(record.lake_cursor);
-        metrics.position = Some(record.lake_cursor);
-    });
-    let producer = roll_forward(slot, &record, producer, staged).await?;
-    Ok(Open { producer, record })
+    let claimed = prove_ownership(slot, Claimed { producer, record: plan.record }).await?;
+    slot.status.claimed(&claimed.record, slot.lake.is_some(), slot.definition.enriched_topic.is_some());
+    let claimed = match &slot.lake {
+        Some(lake) => roll_forward(slot, lake, claimed, staged).await?,
+        None => claimed,
+    };
+    Ok(Open { claimed, transform, only_levels: plan.only_levels })
+}
+
+/// Builds the transform off the runtime: it may read files.
+async fn build(slot: &Slot, definition: &TransformDefinition) -> Result<Box<dyn Transform>, Exit> {
+    let (transforms, definition) = (slot.transforms.clone(), definition.clone());
+    blocking(move || transforms.build(&definition))
+        .await
+        .map_err(|error| Exit::Stop(StopReason::Failed { detail: error.to_string() }))
 }
 
 async fn fence(slot: &Slot) -> Result<SlotProducer, Exit> {
@@ -90,39 +111,60 @@ async fn read_record(slot: &Slot) -> Result<Option<CommittedRecord>, Exit> {
     };
     let committed = slot.persist("reading the record", attempt).await?;
     committed
-        .map(|committed| CommittedRecord::parse(&committed))
+        .map(|committed| CommittedRecord::parse(committed.offset, &committed.metadata))
         .transpose()
         .map_err(|error| Exit::halt(HaltKind::RecordDamaged, error.to_string()))
 }
 
-/// Where a pipeline that was never opened begins: the first record that the topic still holds.
-async fn first_offset(slot: &Slot) -> Result<NextOffset, Exit> {
+/// The first offset that the source holds, and its end.
+async fn watermarks(slot: &Slot) -> Result<(NextOffset, NextOffset), Exit> {
     let attempt = || {
         let (consumer, topic, partition) = (slot.consumer.clone(), slot.topic.clone(), slot.id.partition);
         async move { blocking(move || consumer.watermarks(&topic, partition, KAFKA_DEADLINE)).await }
     };
-    let (low, _) = slot.persist("asking for the first offset", attempt).await?;
-    Ok(NextOffset(low))
+    let (first, end) = slot.persist("asking for the ends of the partition", attempt).await?;
+    Ok((NextOffset(first), NextOffset(end)))
+}
+
+/// Where a slot that was never opened begins.
+async fn start(slot: &Slot, first: NextOffset, end: NextOffset) -> Result<NextOffset, Exit> {
+    match slot.definition.source.start_of(usize::from(slot.id.topic), slot.id.partition) {
+        StartPosition::Earliest => Ok(first),
+        StartPosition::Latest => Ok(end),
+        StartPosition::Timestamp(time_ms) => {
+            let time_ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
+            let attempt = || {
+                let (consumer, topic, partition) =
+                    (slot.consumer.clone(), slot.topic.clone(), slot.id.partition);
+                async move {
+                    blocking(move || consumer.offset_of_time(&topic, partition, time_ms, KAFKA_DEADLINE))
+                        .await
+                }
+            };
+            slot.persist("asking for the offset of the start time", attempt).await.map(NextOffset)
+        }
+    }
 }
 
 /// Finishes the last manifest's publication, then deletes what was staged and never committed.
 async fn roll_forward(
     slot: &Slot,
-    record: &CommittedRecord,
-    mut producer: SlotProducer,
+    lake: &Lake,
+    mut claimed: Claimed,
     staged: Vec<String>,
-) -> Result<SlotProducer, Exit> {
+) -> Result<Claimed, Exit> {
     let mut named = BTreeSet::new();
-    if let Some(pointer) = &record.manifest {
-        let bytes = slot.persist("reading the manifest", || staging::get(&slot.lake, &pointer.key)).await?;
+    if let Some(pointer) = claimed.record.manifest.clone() {
+        let record = &claimed.record;
+        let bytes = slot.persist("reading the manifest", || staging::get(lake, &pointer.key)).await?;
         let Some(bytes) = bytes else {
-            prove_ownership(slot, record, producer).await?;
+            prove_ownership(slot, claimed).await?;
             return Err(Exit::halt(
                 HaltKind::ManifestMismatch,
                 format!("the record names the manifest {}, which is not in the lake", pointer.key),
             ));
         };
-        let manifest = match Manifest::decode(&bytes, pointer) {
+        let manifest = match Manifest::decode(&bytes, &pointer) {
             Ok(manifest) => manifest,
             Err(error) => return Err(Exit::halt(HaltKind::ManifestMismatch, error.to_string())),
         };
@@ -144,11 +186,17 @@ async fn roll_forward(
                 ),
             ));
         }
-        producer = publish(slot, &manifest, record, producer).await?;
-        named.insert(pointer.key.clone());
+        if let Some(missing) = publish(slot, lake, &manifest).await? {
+            claimed = prove_ownership(slot, claimed).await?;
+            // Ours, and still not there.
+            if publish(slot, lake, &manifest).await?.is_some() {
+                return Err(Exit::halt(HaltKind::ManifestMismatch, missing));
+            }
+        }
+        named.insert(pointer.key);
     }
     for key in staged.iter().filter(|key| !named.contains(*key)) {
-        slot.persist("deleting a staged object", || staging::delete(&slot.lake, key)).await?;
+        slot.persist("deleting a staged object", || staging::delete(lake, key)).await?;
     }
-    Ok(producer)
+    Ok(claimed)
 }

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use millrace_common::types::{Epoch, NextOffset, SlotId, SlotMetrics, SlotPhase, SlotReport};
+use millrace_common::record::CommittedRecord;
+use millrace_common::types::{Epoch, SlotId, SlotMetrics, SlotPhase, SlotReport};
 use tokio::sync::Notify;
 
 /// Shared between a slot's task and the session.
@@ -53,15 +54,32 @@ impl SlotStatus {
         self.lock().records_read += count;
     }
 
-    /// A transaction moved the cursor. The master hears of it at once: it is the end of a takeover.
-    pub(crate) fn committed(&self, cursor: NextOffset, rows: u64, quarantined: u64) {
+    /// The slot is claimed, and its record is known.
+    pub(crate) fn claimed(&self, record: &CommittedRecord, has_lake: bool, has_topic: bool) {
+        set_cursors(&mut self.lock().metrics, record, has_lake, has_topic);
+    }
+
+    /// A transaction is committed. If it moved a cursor the master hears of it at once: it is the end of a takeover.
+    pub(crate) fn committed(
+        &self,
+        record: &CommittedRecord,
+        has_lake: bool,
+        has_topic: bool,
+        moved: bool,
+        count: impl FnOnce(&mut SlotMetrics),
+    ) {
         let mut state = self.lock();
-        state.metrics.lake_cursor = Some(cursor);
-        state.metrics.rows_committed += rows;
-        state.metrics.records_quarantined += quarantined;
-        state.metrics.last_commit_at_ms = Some(unix_millis());
-        drop(state);
-        self.changed.notify_one();
+        let metrics = &mut state.metrics;
+        set_cursors(metrics, record, has_lake, has_topic);
+        count(metrics);
+        if moved {
+            let is_first = metrics.last_commit_at_ms.is_none();
+            metrics.last_commit_at_ms = Some(unix_millis());
+            drop(state);
+            if is_first {
+                self.changed.notify_one();
+            }
+        }
     }
 
     /// The report of a heartbeat. The rate is over the time since the report at least a second before.
@@ -76,7 +94,8 @@ impl SlotStatus {
             state.rate_from = (Instant::now(), state.records_read);
         }
         let metrics = &mut state.metrics;
-        metrics.lag = match (metrics.end, metrics.lake_cursor) {
+        let slower = metrics.lake_cursor.into_iter().chain(metrics.topic_cursor).min();
+        metrics.lag = match (metrics.end, slower) {
             (Some(end), Some(cursor)) => Some(u64::try_from(end.0 - cursor.0).unwrap_or(0)),
             _ => None,
         };
@@ -91,6 +110,11 @@ impl SlotStatus {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn set_cursors(metrics: &mut SlotMetrics, record: &CommittedRecord, has_lake: bool, has_topic: bool) {
+    metrics.lake_cursor = has_lake.then_some(record.lake_cursor);
+    metrics.topic_cursor = has_topic.then_some(record.topic_cursor);
 }
 
 /// Now, for people: no decision about correctness uses it.

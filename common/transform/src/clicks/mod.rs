@@ -126,6 +126,17 @@ impl ClicksTransform {
             ip: ip.as_deref(),
         };
         let derived = self.enrichment.derive(&known);
+        if wants.values {
+            let received_ms = record.timestamp_ms;
+            let is_kept = output.keep_with(|bytes| {
+                self.writer.write(bytes, json, &self.options, (time_ms, received_ms), &derived);
+            });
+            if !is_kept {
+                return;
+            }
+        } else {
+            output.keep();
+        }
         if wants.rows {
             let dropped = (!self.options.drop.is_empty()).then(|| event.without(&self.options.drop));
             let client = dropped.as_ref().unwrap_or(event).columns(&mut self.scratch);
@@ -135,14 +146,6 @@ impl ClicksTransform {
                 time_ms: Some(time_ms),
                 received_ms: record.timestamp_ms,
             });
-        }
-        if wants.values {
-            let received_ms = record.timestamp_ms;
-            output.keep_with(|bytes| {
-                self.writer.write(bytes, json, &self.options, (time_ms, received_ms), &derived);
-            });
-        } else {
-            output.keep();
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The transform `raw`: any record as it is. Key, value and headers stand in the row as bytes, filed by Kafka's
-//! timestamp; on the enriched topic the value goes on unchanged. It rejects nothing.
+//! timestamp; on the enriched topic the value goes on unchanged.
 
 #[cfg(test)]
 mod tests;
@@ -99,14 +99,17 @@ impl Transform for RawTransform {
 
     fn apply(&mut self, records: &[SourceRecord<'_>], wants: Wants, output: &mut Output) {
         for record in records {
-            if wants.rows {
+            let is_kept = match record.value {
+                Some(value) if wants.values => output.keep_with(|bytes| bytes.extend_from_slice(value)),
+                _ => {
+                    output.keep();
+                    true
+                }
+            };
+            if is_kept && wants.rows {
                 self.push(record);
                 let time_ms = (record.timestamp_ms >= 0).then_some(record.timestamp_ms);
                 output.row(RowPlace { offset: record.offset, time_ms, received_ms: record.timestamp_ms });
-            }
-            match record.value {
-                Some(value) if wants.values => output.keep_with(|bytes| bytes.extend_from_slice(value)),
-                _ => output.keep(),
             }
         }
     }

@@ -1,0 +1,246 @@
+//! The Flight service: `DoGet`, `GetFlightInfo`, `GetSchema` and `ListFlights`; every other verb is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, Result as ActionResult, SchemaResult, Ticket,
+};
+use arrow_schema::SchemaRef;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use millrace_common::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::files::{self, File};
+use super::latest::{Latest, latest};
+use super::stream::{Batches, deliver, encoded};
+use super::ticket::{Listing, Wanted};
+use super::describe;
+use crate::manager::{RunningSlots, Shown};
+
+/// A ticket is small; nothing else is taken in.
+const LARGEST_REQUEST: usize = 64 << 10;
+/// The most files in one list.
+const MOST_LISTED: usize = 10_000;
+
+/// How much clients may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Streams at a time; one of a file holds a row group of it.
+    pub(crate) streams: usize,
+    /// About the size of the largest message.
+    pub(crate) message_bytes: usize,
+    /// Of a whole stream.
+    pub(crate) deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { streams: 4, message_bytes: 1 << 20, deadline: Duration::from_secs(120) }
+    }
+}
+
+/// Serves Flight on `listener` until `shutdown` begins.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    slots: RunningSlots,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let service = Service { slots, limits, streams: Arc::new(Semaphore::new(limits.streams)), shutdown: shutdown.clone() };
+    // A message is a batch's slice of about the limit; what one row needs beyond it must still pass.
+    let service = FlightServiceServer::new(service).max_decoding_message_size(LARGEST_REQUEST);
+    Server::builder()
+        .max_concurrent_streams(32)
+        .concurrency_limit_per_connection(32)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .timeout(Duration::from_secs(30))
+        .tcp_nodelay(true)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { shutdown.begun().await })
+        .await
+}
+
+struct Service {
+    slots: RunningSlots,
+    limits: Limits,
+    streams: Arc<Semaphore>,
+    shutdown: Shutdown,
+}
+
+/// What a ticket leads to.
+enum Found {
+    File(Box<File>),
+    Latest(Latest),
+}
+
+impl Service {
+    async fn find(&self, wanted: &Wanted) -> Result<Found, Status> {
+        let slots = self.slots.all();
+        match wanted {
+            Wanted::File(key) => File::open(&slots, key).await.map(|file| Found::File(Box::new(file))),
+            Wanted::Latest { slot, rows, from } => {
+                let shown: &Shown = slots.get(slot).ok_or_else(|| {
+                    Status::not_found(format!("slot {slot} does not run on this worker: ask the master who runs it"))
+                })?;
+                latest(slot, shown, *rows, *from).await.map(Found::Latest)
+            }
+        }
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{} streams run on this worker already: ask again later",
+                self.limits.streams
+            ))
+        })
+    }
+}
+
+impl Found {
+    fn schema(&self) -> &SchemaRef {
+        match self {
+            Self::File(file) => &file.schema,
+            Self::Latest(latest) => &latest.schema,
+        }
+    }
+
+    /// Rows and bytes; -1 where they are not known.
+    fn size(&self) -> (i64, i64) {
+        match self {
+            Self::File(file) => (file.rows, i64::try_from(file.bytes).unwrap_or(-1)),
+            Self::Latest(latest) => (i64::try_from(latest.rows).unwrap_or(-1), -1),
+        }
+    }
+
+    fn batches(self) -> Result<Batches, Status> {
+        match self {
+            Self::File(file) => file.batches(),
+            Self::Latest(latest) => Ok(futures::stream::iter(latest.batches.into_iter().map(Ok)).boxed()),
+        }
+    }
+}
+
+fn refused<T>(verb: &str) -> Result<T, Status> {
+    Err(Status::unimplemented(format!(
+        "{verb} is not served: a worker's rows are read only, by DoGet, GetFlightInfo, GetSchema and ListFlights"
+    )))
+}
+
+#[tonic::async_trait]
+impl FlightService for Service {
+    type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
+    type ListFlightsStream = ReceiverStream<Result<FlightInfo, Status>>;
+    type DoGetStream = ReceiverStream<Result<FlightData, Status>>;
+    type DoPutStream = BoxStream<'static, Result<PutResult, Status>>;
+    type DoActionStream = BoxStream<'static, Result<ActionResult, Status>>;
+    type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
+    type DoExchangeStream = BoxStream<'static, Result<FlightData, Status>>;
+
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let ticket = request.into_inner().ticket;
+        let wanted = Wanted::parse(&ticket).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let permit = self.permit()?;
+        let found = self.find(&wanted).await?;
+        let schema = Arc::clone(found.schema());
+        let messages = encoded(schema, found.batches()?, self.limits.message_bytes);
+        Ok(Response::new(deliver(messages, self.limits.deadline, permit, &self.shutdown)))
+    }
+
+    async fn get_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let wanted = describe::wanted(&request.into_inner())?;
+        let _permit = self.permit()?;
+        let found = self.find(&wanted).await?;
+        let (rows, bytes) = found.size();
+        describe::info(&wanted, Some(found.schema()), rows, bytes).map(Response::new)
+    }
+
+    async fn get_schema(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<SchemaResult>, Status> {
+        let wanted = describe::wanted(&request.into_inner())?;
+        let _permit = self.permit()?;
+        let found = self.find(&wanted).await?;
+        // The same bytes as in a FlightInfo.
+        let info = describe::info(&wanted, Some(found.schema()), -1, -1)?;
+        Ok(Response::new(SchemaResult { schema: info.schema }))
+    }
+
+    async fn list_flights(
+        &self,
+        request: Request<Criteria>,
+    ) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let criteria = request.into_inner().expression;
+        let listing =
+            Listing::parse(&criteria).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let permit = self.permit()?;
+        let slots = self.slots.all();
+        let flights = match listing {
+            None => {
+                let slots = slots.into_keys().map(|slot| describe::info(&Wanted::latest(slot), None, -1, -1));
+                futures::stream::iter(slots).boxed()
+            }
+            Some(listing) => {
+                let too_many = format!("more than {MOST_LISTED} files: ask for a month or a day");
+                files::list(&slots, &listing)?
+                    .enumerate()
+                    .map(move |(number, file)| match file {
+                        Ok(_) if number >= MOST_LISTED => Err(Status::resource_exhausted(too_many.clone())),
+                        file => file,
+                    })
+                    .and_then(|(key, object)| {
+                        let bytes = i64::try_from(object.size).unwrap_or(-1);
+                        std::future::ready(describe::info(&Wanted::File(key), None, -1, bytes))
+                    })
+                    .boxed()
+            }
+        };
+        Ok(Response::new(deliver(flights, self.limits.deadline, permit, &self.shutdown)))
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        refused("Handshake")
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        refused("PollFlightInfo")
+    }
+
+    async fn do_put(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoPutStream>, Status> {
+        refused("DoPut")
+    }
+
+    async fn do_action(&self, _: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        refused("DoAction")
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        refused("ListActions")
+    }
+
+    async fn do_exchange(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        refused("DoExchange")
+    }
+}

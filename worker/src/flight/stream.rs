@@ -1,0 +1,74 @@
+//! Rows on their way to a client: a task for each stream, a few messages ahead of the client, with a deadline.
+
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_flight::FlightData;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_schema::SchemaRef;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use millrace_common::shutdown::Shutdown;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tracing::debug;
+
+/// Rows of one batch: small, so that a stream holds little and yields often.
+pub(super) const BATCH_ROWS: usize = 4096;
+/// Messages that wait for a client that reads slowly.
+const AHEAD: usize = 2;
+
+pub(super) type Batches = BoxStream<'static, Result<RecordBatch, Status>>;
+
+/// Rows as Flight's messages, of about `message_bytes` at most.
+pub(super) fn encoded(
+    schema: SchemaRef,
+    batches: Batches,
+    message_bytes: usize,
+) -> BoxStream<'static, Result<FlightData, Status>> {
+    FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .with_max_flight_data_size(message_bytes)
+        .build(batches.map_err(|status| FlightError::Tonic(Box::new(status))))
+        .map_err(Status::from)
+        .boxed()
+}
+
+/// Hands `messages` to a client. A task pulls them, so that `permit` comes back and what the stream holds is dropped
+/// at the deadline, also when the client has stopped reading; and when the process stops.
+pub(super) fn deliver<T: Send + 'static>(
+    messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    deadline: Duration,
+    permit: OwnedSemaphorePermit,
+    shutdown: &Shutdown,
+) -> ReceiverStream<Result<T, Status>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let stopping = shutdown.clone();
+    shutdown.spawn("flight stream", async move {
+        let _permit = permit;
+        let sent = async {
+            let mut messages = std::pin::pin!(messages);
+            while let Some(message) = messages.next().await {
+                let is_last = message.is_err();
+                if sender.send(message).await.is_err() {
+                    debug!("flight client left");
+                }
+                if is_last || sender.is_closed() {
+                    return;
+                }
+            }
+        };
+        let why = tokio::select! {
+            () = sent => return,
+            () = stopping.begun() => Status::unavailable("the worker stops: ask the slot's next owner"),
+            () = tokio::time::sleep(deadline) => {
+                Status::deadline_exceeded(format!("the stream took longer than {} s", deadline.as_secs()))
+            }
+        };
+        // A client that has stopped reading has no room for the word either.
+        let _ = sender.try_send(Err(why));
+    });
+    ReceiverStream::new(receiver)
+}
