@@ -3,6 +3,7 @@
 
 mod budget;
 mod compute;
+mod flight;
 mod kafka;
 pub mod lake;
 mod manager;
@@ -59,6 +60,9 @@ pub struct Config {
     /// Port for /healthz, /readyz and /metrics; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     pub port: u16,
+    /// Port for Arrow Flight; 0 takes a free one, which the master tells to whoever asks (`millrace tail`).
+    #[arg(long, default_value_t = 0)]
+    pub flight_port: u16,
     /// Host name or address under which the master reaches this worker; by default the one it listens on.
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
@@ -94,7 +98,10 @@ pub enum Error {
 /// `PROGRAM try-records`.
 pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Result<(), Error> {
     let listener = http::bind("the worker", SocketAddr::new(config.bind, config.port), "--port").await?;
-    let port = listener.local_addr().map_err(Error::Address)?.port();
+    let http_port = listener.local_addr().map_err(Error::Address)?.port();
+    let flight_address = SocketAddr::new(config.bind, config.flight_port);
+    let flight_listener = http::bind("the worker's Arrow Flight", flight_address, "--flight-port").await?;
+    let port = flight_listener.local_addr().map_err(Error::Address)?.port();
     let cores = config.cores.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
     });
@@ -105,21 +112,21 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     let division = divide(config.memory, cores);
     let spec = WorkerSpec {
         id: WorkerId::new(format!(
-            "worker-{}-{}-{port}",
+            "worker-{}-{}-{http_port}",
             chrono::Utc::now().format("%Y%m%d%H%M%S"),
             host.replace(':', "-")
         ))?,
         pid: std::process::id(),
         host,
         port,
-        http_port: port,
+        http_port,
         cores,
         memory_mib: config.memory >> 20,
         max_slots: division.max_slots,
         version: VERSION.to_owned(),
     };
     info!(
-        worker = %spec.id, pid = spec.pid, cores, memory = format_bytes(config.memory),
+        worker = %spec.id, pid = spec.pid, http_port, flight_port = port, cores, memory = format_bytes(config.memory),
         max_slots = division.max_slots, fetch_per_slot = format_bytes(division.fetch_bytes_per_slot),
         buffers = format_bytes(division.buffer_bytes), "worker starts"
     );
@@ -146,6 +153,8 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         http::status_routes(readiness.clone(), Arc::new(metrics::registry(&spec, &running, &budget)));
     // The session outlasts the slots' last commits, so that the master sees them as long as they run.
     let session_end = Shutdown::new();
+    let shown = running.clone();
+    let flight = flight::serve(flight_listener, Arc::new(move || shown.all()), shutdown.clone());
     let session = Session { masters: config.master, spec, running, budget, changed, orders, readiness };
     let sessions = shutdown.spawn("session", session.run(to_tell, session_end.clone()));
     let server_end = session_end.clone();
@@ -155,6 +164,16 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
             .await;
         if let Err(error) = served {
             error!(%error, "the status server ended");
+        }
+    });
+    let server_end = session_end.clone();
+    shutdown.spawn("flight", async move {
+        // Its streams end when the stop begins; the port stays as long as the process is one of the master's workers.
+        tokio::select! {
+            served = flight => if let Err(error) = served {
+                error!(%error, "the arrow flight server ended");
+            },
+            () = server_end.begun() => {}
         }
     });
     let managing = shutdown.spawn("manager", manager.run(to_carry_out));

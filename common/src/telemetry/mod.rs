@@ -109,7 +109,10 @@ mod tests {
     fn an_endpoint_that_cannot_be_used_is_named() {
         for bad in ["", "localhost:4317", "https://collector:4317", "http://", "http://a b:4317"] {
             let message = Exporter::new(bad, 1.0, "test").expect_err(bad).to_string();
-            assert!(message.contains(&format!("{bad:?}")) && message.contains("http://HOST:PORT"), "{message}");
+            assert!(
+                message.contains(&format!("{bad:?}")) && message.contains("http://HOST:PORT"),
+                "{message}"
+            );
         }
     }
 }

@@ -41,7 +41,9 @@ pub(super) fn info(
     bytes: i64,
 ) -> Result<FlightInfo, Status> {
     let path = match wanted {
-        Wanted::File(key) => std::iter::once(FILE).chain(key.as_str().split('/')).map(str::to_owned).collect(),
+        Wanted::File(key) => {
+            std::iter::once(FILE).chain(key.as_str().split('/')).map(str::to_owned).collect()
+        }
         Wanted::Latest { slot, .. } => vec![SLOT.to_owned(), slot.pipeline.to_string(), slot.local()],
     };
     // Without a location: the ticket is for whoever gave it.
@@ -53,9 +55,9 @@ pub(super) fn info(
         .with_total_bytes(bytes)
         .with_ordered(true);
     match schema {
-        Some(schema) => {
-            info.try_with_schema(schema).map_err(|error| Status::internal(format!("the schema can't be told: {error}")))
-        }
+        Some(schema) => info
+            .try_with_schema(schema)
+            .map_err(|error| Status::internal(format!("the schema can't be told: {error}"))),
         None => Ok(info),
     }
 }

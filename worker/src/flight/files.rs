@@ -2,16 +2,23 @@
 //! found under one is committed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use millrace_common::lake::Lake;
 use millrace_common::types::{PipelineId, SlotId};
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::async_reader::ParquetObjectReader;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use tonic::Status;
 
 use super::stream::{BATCH_ROWS, Batches};
@@ -26,7 +33,7 @@ pub(super) struct File {
     pub(super) schema: SchemaRef,
     pub(super) rows: i64,
     pub(super) bytes: u64,
-    builder: ParquetRecordBatchStreamBuilder<ParquetObjectReader>,
+    builder: ParquetRecordBatchStreamBuilder<Reader>,
 }
 
 impl File {
@@ -35,7 +42,7 @@ impl File {
         let lake = lake_of(slots, key.pipeline())?;
         let path = lake.path(key.as_str());
         let found = lake.store.head(&path).await.map_err(|error| status_of(&error, key.as_str()))?;
-        let reader = ParquetObjectReader::new(Arc::clone(&lake.store), path).with_file_size(found.size);
+        let reader = Reader { store: Arc::clone(&lake.store), path, size: found.size };
         let builder = ParquetRecordBatchStreamBuilder::new(reader)
             .await
             .map_err(|error| Status::internal(format!("{} can't be read: {error}", key.as_str())))?;
@@ -50,7 +57,8 @@ impl File {
 
     /// The file's rows. One row group's compressed bytes are held at a time.
     pub(super) fn batches(self) -> Result<Batches, Status> {
-        let unreadable = |error: &dyn std::fmt::Display| Status::internal(format!("the file can't be read: {error}"));
+        let unreadable =
+            |error: &dyn std::fmt::Display| Status::internal(format!("the file can't be read: {error}"));
         let schema = self.schema;
         let stream = self.builder.with_batch_size(BATCH_ROWS).build().map_err(|error| unreadable(&error))?;
         let batches = stream.map(move |batch| {
@@ -58,6 +66,44 @@ impl File {
             batch.with_schema(Arc::clone(&schema)).map_err(|error| unreadable(&error))
         });
         Ok(batches.boxed())
+    }
+}
+
+/// The store as the Parquet reader asks for it.
+struct Reader {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+/// Read ahead of the footer, so that it mostly comes with its length in one request.
+const FOOTER: usize = 64 << 10;
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for Reader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        self.store.get_range(&self.path, range).map_err(external).boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new()
+                .with_prefetch_hint(Some(FOOTER))
+                .with_arrow_reader_options(options);
+            reader.load_and_finish(self, size).await.map(Arc::new)
+        }
+        .boxed()
     }
 }
 
@@ -101,7 +147,10 @@ fn the_only_lake(slots: &BTreeMap<SlotId, Shown>) -> Result<PipelineId, Status> 
         [] => Err(Status::not_found("no pipeline with a lake has a slot on this worker")),
         several => {
             let names: Vec<_> = several.iter().map(ToString::to_string).collect();
-            Err(Status::invalid_argument(format!("several lakes are here: say \"pipeline\", one of {}", names.join(", "))))
+            Err(Status::invalid_argument(format!(
+                "several lakes are here: say \"pipeline\", one of {}",
+                names.join(", ")
+            )))
         }
     }
 }

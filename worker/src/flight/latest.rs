@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
-use millrace_common::types::{NextOffset, SlotId};
+use millrace_common::types::SlotId;
 use millrace_transform::SOURCE_COLUMNS;
 use tonic::Status;
 
@@ -56,7 +56,9 @@ pub(super) async fn latest(
         Status::unavailable(format!("slot {slot} did not answer within {} s{waits}", ASK_DEADLINE.as_secs()))
     })?;
     let answer = answer.ok_or_else(|| {
-        Status::unavailable(format!("slot {slot} has just stopped here, or too many ask for it: ask again later"))
+        Status::unavailable(format!(
+            "slot {slot} has just stopped here, or too many ask for it: ask again later"
+        ))
     })?;
     let committed_to = if shown.lake.is_some() { answer.lake_cursor } else { answer.topic_cursor };
     let topic = shown.definition.source.topics.get(usize::from(slot.topic)).cloned().unwrap_or_default();
@@ -66,7 +68,8 @@ pub(super) async fn latest(
         (EPOCH.to_owned(), shown.status.report().epoch.to_string()),
         (COMMITTED_TO.to_owned(), committed_to.to_string()),
     ]);
-    chosen(answer, rows, from, labels).map_err(|reason| Status::internal(format!("rows of slot {slot}: {reason}")))
+    chosen(answer, rows, from, labels)
+        .map_err(|reason| Status::internal(format!("rows of slot {slot}: {reason}")))
 }
 
 fn chosen(
@@ -99,6 +102,7 @@ fn chosen(
 #[cfg(test)]
 mod tests {
     use arrow_array::{ArrayRef, Int64Array};
+    use millrace_common::types::NextOffset;
 
     use super::*;
 

@@ -13,4 +13,4 @@ mod stream;
 mod tests;
 mod ticket;
 
-pub(crate) use service::{Limits, serve};
+pub(crate) use service::serve;

@@ -1,5 +1,6 @@
 //! The Flight service: `DoGet`, `GetFlightInfo`, `GetSchema` and `ListFlights`; every other verb is refused.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,33 +13,39 @@ use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use millrace_common::shutdown::Shutdown;
+use millrace_common::types::SlotId;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::describe;
 use super::files::{self, File};
 use super::latest::{Latest, latest};
 use super::stream::{Batches, deliver, encoded};
 use super::ticket::{Listing, Wanted};
-use super::describe;
-use crate::manager::{RunningSlots, Shown};
+use crate::manager::Shown;
+
+/// What runs here now.
+pub(crate) type View = Arc<dyn Fn() -> BTreeMap<SlotId, Shown> + Send + Sync>;
 
 /// A ticket is small; nothing else is taken in.
 const LARGEST_REQUEST: usize = 64 << 10;
+/// Until an answer begins; its stream has the limits' own deadline.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// The most files in one list.
 const MOST_LISTED: usize = 10_000;
 
 /// How much clients may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(super) struct Limits {
     /// Streams at a time; one of a file holds a row group of it.
-    pub(crate) streams: usize,
+    pub(super) streams: usize,
     /// About the size of the largest message.
-    pub(crate) message_bytes: usize,
+    pub(super) message_bytes: usize,
     /// Of a whole stream.
-    pub(crate) deadline: Duration,
+    pub(super) deadline: Duration,
 }
 
 impl Default for Limits {
@@ -47,30 +54,37 @@ impl Default for Limits {
     }
 }
 
-/// Serves Flight on `listener` until `shutdown` begins.
+/// Serves Flight on `listener` for good; its streams end when `shutdown` begins.
 pub(crate) async fn serve(
     listener: TcpListener,
-    slots: RunningSlots,
-    limits: Limits,
+    slots: View,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let service = Service { slots, limits, streams: Arc::new(Semaphore::new(limits.streams)), shutdown: shutdown.clone() };
-    // A message is a batch's slice of about the limit; what one row needs beyond it must still pass.
+    serve_within(Limits::default(), listener, slots, shutdown).await
+}
+
+pub(super) async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    slots: View,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let service = Service { slots, limits, streams: Arc::new(Semaphore::new(limits.streams)), shutdown };
     let service = FlightServiceServer::new(service).max_decoding_message_size(LARGEST_REQUEST);
     Server::builder()
         .max_concurrent_streams(32)
         .concurrency_limit_per_connection(32)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .timeout(Duration::from_secs(30))
+        .timeout(ANSWER_DEADLINE)
         .tcp_nodelay(true)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { shutdown.begun().await })
+        .serve_with_incoming(TcpListenerStream::new(listener))
         .await
 }
 
 struct Service {
-    slots: RunningSlots,
+    slots: View,
     limits: Limits,
     streams: Arc<Semaphore>,
     shutdown: Shutdown,
@@ -84,12 +98,14 @@ enum Found {
 
 impl Service {
     async fn find(&self, wanted: &Wanted) -> Result<Found, Status> {
-        let slots = self.slots.all();
+        let slots = (self.slots)();
         match wanted {
             Wanted::File(key) => File::open(&slots, key).await.map(|file| Found::File(Box::new(file))),
             Wanted::Latest { slot, rows, from } => {
                 let shown: &Shown = slots.get(slot).ok_or_else(|| {
-                    Status::not_found(format!("slot {slot} does not run on this worker: ask the master who runs it"))
+                    Status::not_found(format!(
+                        "slot {slot} does not run on this worker: ask the master who runs it"
+                    ))
                 })?;
                 latest(slot, shown, *rows, *from).await.map(Found::Latest)
             }
@@ -139,8 +155,8 @@ fn refused<T>(verb: &str) -> Result<T, Status> {
 #[tonic::async_trait]
 impl FlightService for Service {
     type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
-    type ListFlightsStream = ReceiverStream<Result<FlightInfo, Status>>;
-    type DoGetStream = ReceiverStream<Result<FlightData, Status>>;
+    type ListFlightsStream = BoxStream<'static, Result<FlightInfo, Status>>;
+    type DoGetStream = BoxStream<'static, Result<FlightData, Status>>;
     type DoPutStream = BoxStream<'static, Result<PutResult, Status>>;
     type DoActionStream = BoxStream<'static, Result<ActionResult, Status>>;
     type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
@@ -167,10 +183,7 @@ impl FlightService for Service {
         describe::info(&wanted, Some(found.schema()), rows, bytes).map(Response::new)
     }
 
-    async fn get_schema(
-        &self,
-        request: Request<FlightDescriptor>,
-    ) -> Result<Response<SchemaResult>, Status> {
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let wanted = describe::wanted(&request.into_inner())?;
         let _permit = self.permit()?;
         let found = self.find(&wanted).await?;
@@ -187,7 +200,7 @@ impl FlightService for Service {
         let listing =
             Listing::parse(&criteria).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let permit = self.permit()?;
-        let slots = self.slots.all();
+        let slots = (self.slots)();
         let flights = match listing {
             None => {
                 let slots = slots.into_keys().map(|slot| describe::info(&Wanted::latest(slot), None, -1, -1));
@@ -222,10 +235,7 @@ impl FlightService for Service {
         refused("PollFlightInfo")
     }
 
-    async fn do_put(
-        &self,
-        _: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoPutStream>, Status> {
+    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         refused("DoPut")
     }
 

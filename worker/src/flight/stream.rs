@@ -8,9 +8,9 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use millrace_common::shutdown::Shutdown;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::debug;
@@ -37,38 +37,40 @@ pub(super) fn encoded(
 }
 
 /// Hands `messages` to a client. A task pulls them, so that `permit` comes back and what the stream holds is dropped
-/// at the deadline, also when the client has stopped reading; and when the process stops.
+/// at the deadline, also when the client has stopped reading; and when the process stops. A stream that was cut ends
+/// with an error, never as if it were whole.
 pub(super) fn deliver<T: Send + 'static>(
     messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
     deadline: Duration,
     permit: OwnedSemaphorePermit,
     shutdown: &Shutdown,
-) -> ReceiverStream<Result<T, Status>> {
+) -> BoxStream<'static, Result<T, Status>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
+    let (verdict, end) = oneshot::channel();
     let stopping = shutdown.clone();
     shutdown.spawn("flight stream", async move {
         let _permit = permit;
         let sent = async {
             let mut messages = std::pin::pin!(messages);
             while let Some(message) = messages.next().await {
-                let is_last = message.is_err();
                 if sender.send(message).await.is_err() {
                     debug!("flight client left");
-                }
-                if is_last || sender.is_closed() {
-                    return;
+                    break;
                 }
             }
         };
-        let why = tokio::select! {
-            () = sent => return,
-            () = stopping.begun() => Status::unavailable("the worker stops: ask the slot's next owner"),
+        let ended = tokio::select! {
+            () = sent => Ok(()),
+            () = stopping.begun() => Err(Status::unavailable("the worker stops: ask the slot's next owner")),
             () = tokio::time::sleep(deadline) => {
-                Status::deadline_exceeded(format!("the stream took longer than {} s", deadline.as_secs()))
+                Err(Status::deadline_exceeded(format!("the stream took longer than {} s", deadline.as_secs())))
             }
         };
-        // A client that has stopped reading has no room for the word either.
-        let _ = sender.try_send(Err(why));
+        // The client may have left.
+        let _ = verdict.send(ended);
     });
-    ReceiverStream::new(receiver)
+    let end =
+        end.map(|verdict| verdict.unwrap_or_else(|_| Err(Status::internal("the stream broke off"))).err());
+    let last_word = futures::stream::once(end).filter_map(|status| std::future::ready(status.map(Err)));
+    ReceiverStream::new(receiver).chain(last_word).boxed()
 }

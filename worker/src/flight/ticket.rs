@@ -92,7 +92,9 @@ impl Wanted {
                 FileKey::parse(&key).map(Self::File)
             }
             TicketText { file: None, slot: Some(slot), latest, from } => {
-                let slot = slot.parse().map_err(|error: millrace_common::types::InvalidId| wrong(error.to_string()))?;
+                let slot = slot
+                    .parse()
+                    .map_err(|error: millrace_common::types::InvalidId| wrong(error.to_string()))?;
                 Ok(Self::Latest { slot, rows: latest.unwrap_or(LATEST), from })
             }
             _ => Err(wrong("it names not exactly one of file and slot".to_owned())),
@@ -164,11 +166,13 @@ impl Listing {
         if criteria.len() > LONGEST_TEXT {
             return Err(wrong(format!("they have more than {LONGEST_TEXT} bytes")));
         }
-        let text: CriteriaText = serde_json::from_slice(criteria).map_err(|error| wrong(error.to_string()))?;
+        let text: CriteriaText =
+            serde_json::from_slice(criteria).map_err(|error| wrong(error.to_string()))?;
         if folder_depth(&text.files).is_none() {
             return Err(wrong(format!("{:?} is no year, month or day", text.files)));
         }
-        let pipeline = text.pipeline.map(PipelineId::new).transpose().map_err(|error| wrong(error.to_string()))?;
+        let pipeline =
+            text.pipeline.map(PipelineId::new).transpose().map_err(|error| wrong(error.to_string()))?;
         Ok(Some(Self { folder: text.files, pipeline }))
     }
 }

@@ -44,12 +44,12 @@ impl LatestRequests {
     }
 
     /// Resolves when somebody has asked since the last call.
-    pub(super) async fn asked(&self) {
+    pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }
 
     /// Answers everybody who waits.
-    pub(super) fn answer(&self, latest: &LatestRows) {
+    pub(crate) fn answer(&self, latest: &LatestRows) {
         for request in self.lock().drain(..) {
             // Who asked may have gone.
             let _ = request.send(latest.clone());
