@@ -10,6 +10,9 @@ use sys::rd_kafka_resp_err_t as Code;
 
 use super::consumer::Native;
 
+/// Name of the header that continues a trace.
+const TRACEPARENT: &CStr = c"traceparent";
+
 /// Records of one partition in offset order. Keeps the consumer alive, since its buffers hold the bytes.
 pub(crate) struct Batch {
     messages: Vec<*mut sys::rd_kafka_message_t>,
@@ -48,6 +51,24 @@ impl Batch {
                 }
             }
         })
+    }
+}
+
+impl Batch {
+    /// The header `traceparent` of record number `index`: the trace that it belongs to.
+    pub(crate) fn traceparent(&self, index: usize) -> Option<&[u8]> {
+        let mut list = ptr::null_mut();
+        let (mut value, mut length) = (ptr::null(), 0);
+        // SAFETY: the message is valid until our drop and the list belongs to it; what the value points to as well.
+        unsafe {
+            if sys::rd_kafka_message_headers(self.messages[index], &mut list)
+                != Code::RD_KAFKA_RESP_ERR_NO_ERROR
+            {
+                return None;
+            }
+            let found = sys::rd_kafka_header_get_last(list, TRACEPARENT.as_ptr(), &mut value, &mut length);
+            if found == Code::RD_KAFKA_RESP_ERR_NO_ERROR { bytes(value, length) } else { None }
+        }
     }
 }
 

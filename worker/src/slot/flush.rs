@@ -6,7 +6,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use millrace_common::lake::Lake;
 use millrace_common::record::ManifestPointer;
+use millrace_common::telemetry::{CommitSpans, RecordTraces, TRACES};
 use millrace_common::types::NextOffset;
+use tracing::info_span;
 
 use super::intake::Products;
 use super::manifest::{Manifest, ManifestFile};
@@ -23,6 +25,8 @@ pub(super) struct Flush {
     pub(super) files: Vec<FinishedFile>,
     /// What the flush's transaction takes along where the pipeline has no topic sink.
     pub(super) products: Products,
+    /// Of records in the files.
+    pub(super) traces: RecordTraces,
 }
 
 /// A staged flush, to be committed and then published.
@@ -31,6 +35,8 @@ pub(super) struct Staged {
     pub(super) manifest: Manifest,
     pub(super) pointer: ManifestPointer,
     pub(super) products: Products,
+    /// From the first upload to the last publication, in the traces of the records.
+    pub(super) spans: CommitSpans,
 }
 
 impl Staged {
@@ -40,6 +46,10 @@ impl Staged {
 }
 
 pub(super) async fn stage(slot: &Slot, lake: &Lake, flush: Flush) -> Result<Staged, Exit> {
+    let spans = flush.traces.begin(|| {
+        let (sequence, cursor) = (flush.sequence, flush.range.end);
+        info_span!(target: TRACES, "flush", slot = %slot.id, epoch = %slot.epoch, sequence, %cursor)
+    });
     let mut files = Vec::with_capacity(flush.files.len());
     for (number, file) in flush.files.into_iter().enumerate() {
         let sha256 = hex::encode(file.sha256);
@@ -61,5 +71,5 @@ pub(super) async fn stage(slot: &Slot, lake: &Lake, flush: Flush) -> Result<Stag
     let bytes = Bytes::from(bytes);
     slot.persist("staging the manifest", || staging::put(lake, &pointer.key, bytes.clone(), &pointer.sha256))
         .await?;
-    Ok(Staged { reason: flush.reason, manifest, pointer, products: flush.products })
+    Ok(Staged { reason: flush.reason, manifest, pointer, products: flush.products, spans })
 }

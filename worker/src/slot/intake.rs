@@ -11,6 +11,7 @@ use bytes::Bytes;
 use millrace_common::event::{Rejection, RejectionCode};
 use millrace_common::headers;
 use millrace_common::record::{CommittedRecord, OffsetRanges, WindowBounds};
+use millrace_common::telemetry::RecordTraces;
 use millrace_common::types::{NextOffset, SlotId};
 use millrace_transform::{Output, RowPlace, SourceRecord, Transform, Verdict, Wants};
 
@@ -58,6 +59,8 @@ pub(super) struct Products {
     pub(super) invalid: Vec<InvalidRecord>,
     pub(super) invalid_bytes: u64,
     pub(super) tally: Tally,
+    /// Of records that the topic sink takes.
+    pub(super) traces: RecordTraces,
 }
 
 impl Products {
@@ -81,6 +84,8 @@ pub(super) struct Intake {
     bytes_in_builders: usize,
     output: Output,
     products: Products,
+    /// Of records that the lake takes.
+    lake_traces: RecordTraces,
     /// Offsets from the lake cursor on that are or will be quarantined.
     rejected: OffsetRanges,
     /// The lake cursor that the next commit will at least hold, for the length of the ranges' text.
@@ -110,6 +115,7 @@ impl Intake {
             bytes_in_builders: 0,
             output: Output::default(),
             products: Products::default(),
+            lake_traces: RecordTraces::default(),
             rejected: record.rejected.clone(),
             ranges_from: record.lake_cursor,
             stop_at,
@@ -147,6 +153,7 @@ impl Intake {
         let (mut next, mut position) = (first, position);
         let mut records = batch.records(first, self.transform.reads_headers()).peekable();
         let mut judged: Vec<SourceRecord<'_>> = Vec::with_capacity(batch.len() - first);
+        let mut traceparents = Vec::with_capacity(batch.len() - first);
         while let Some(record) = records.peek() {
             if let Some(stop) = self.stop_at.filter(|stop| record.offset >= stop.0) {
                 position = position.max(stop);
@@ -157,6 +164,7 @@ impl Intake {
                 break;
             }
             judged.clear();
+            traceparents.clear();
             let mut wants = None;
             for _ in 0..room {
                 let Some(record) = records.peek() else { break };
@@ -183,10 +191,11 @@ impl Intake {
                     self.quarantine(&record, rejection.clone());
                 } else {
                     judged.push(record);
+                    traceparents.push(batch.traceparent(next - 1));
                 }
             }
             if let Some(wants) = wants.filter(|_| !judged.is_empty()) {
-                self.judge(&judged, wants)?;
+                self.judge(&judged, &traceparents, wants)?;
             }
         }
         Ok((next, position))
@@ -205,15 +214,29 @@ impl Intake {
         offset < self.topic_from.0 && self.rejected.contains(offset)
     }
 
-    fn judge(&mut self, records: &[SourceRecord<'_>], wants: Wants) -> Result<(), VerdictChanged> {
+    /// `traceparents` are the records' own, one for each.
+    fn judge(
+        &mut self,
+        records: &[SourceRecord<'_>],
+        traceparents: &[Option<&[u8]>],
+        wants: Wants,
+    ) -> Result<(), VerdictChanged> {
         let mut output = std::mem::take(&mut self.output);
         self.transform.apply(records, wants, &mut output);
         assert_eq!(output.verdicts().len(), records.len(), "a transform gives one verdict for each record");
-        for (record, verdict) in records.iter().zip(output.verdicts()) {
+        for ((record, traceparent), verdict) in records.iter().zip(traceparents).zip(output.verdicts()) {
+            if let Some(traceparent) = traceparent {
+                if wants.values {
+                    self.products.traces.note(record.offset, traceparent);
+                }
+                if wants.rows {
+                    self.lake_traces.note(record.offset, traceparent);
+                }
+            }
             let is_new = wants.values || !self.has_topic;
             match verdict {
                 Verdict::Kept(kept) if wants.values => {
-                    self.products.enriched.push(record, output.value(kept), None);
+                    self.products.enriched.push(record, output.value(kept), *traceparent);
                 }
                 Verdict::Kept(_) => {}
                 Verdict::Filtered => self.products.tally.filtered += u64::from(is_new),
@@ -281,6 +304,11 @@ impl Intake {
     ) -> Result<Vec<FinishedFile>, FinishError> {
         self.move_rows();
         self.lake.as_mut().map_or(Ok(Vec::new()), |lake| lake.finish(sequence, range))
+    }
+
+    /// The traces of the records in the files that are open.
+    pub(super) fn take_lake_traces(&mut self) -> RecordTraces {
+        std::mem::take(&mut self.lake_traces)
     }
 
     /// Everything that waits for the next commit of the topic sink.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millrace_common::lake::Lake;
 use millrace_common::record::CommittedRecord;
+use millrace_common::telemetry::CommitSpans;
 use millrace_common::types::{HaltKind, NextOffset, StartPosition, StopReason, TransformDefinition};
 use millrace_transform::Transform;
 use tracing::warn;
@@ -186,10 +187,10 @@ async fn roll_forward(
                 ),
             ));
         }
-        if let Some(missing) = publish(slot, lake, &manifest).await? {
+        if let Some(missing) = publish(slot, lake, &manifest, &CommitSpans::default()).await? {
             claimed = prove_ownership(slot, claimed).await?;
             // Ours, and still not there.
-            if publish(slot, lake, &manifest).await?.is_some() {
+            if publish(slot, lake, &manifest, &CommitSpans::default()).await?.is_some() {
                 return Err(Exit::halt(HaltKind::ManifestMismatch, missing));
             }
         }

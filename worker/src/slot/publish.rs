@@ -4,7 +4,8 @@
 //! writes or deletes below the day folders.
 
 use millrace_common::lake::Lake;
-use tracing::{debug, info};
+use millrace_common::telemetry::{CommitSpans, TRACES};
+use tracing::{debug, info, info_span};
 
 use super::flush::Staged;
 use super::manifest::{Manifest, ManifestFile};
@@ -24,7 +25,7 @@ pub(super) async fn publish_flush(
     previous: Option<String>,
 ) -> Result<Option<Unpublished>, Exit> {
     let Some(lake) = &slot.lake else { return Ok(None) };
-    if let Some(missing) = publish(slot, lake, &staged.manifest).await? {
+    if let Some(missing) = publish(slot, lake, &staged.manifest, &staged.spans).await? {
         return Ok(Some(Unpublished { staged, missing }));
     }
     if let Some(previous) = previous {
@@ -42,11 +43,21 @@ pub(super) async fn publish_flush(
 }
 
 /// Publishes every file of `manifest`. Returns what is missing when neither the source nor a match of a file is
-/// there: then only the slot's owner has a reason to halt, and who it is must be proven first.
-pub(super) async fn publish(slot: &Slot, lake: &Lake, manifest: &Manifest) -> Result<Option<String>, Exit> {
+/// there: then only the slot's owner has a reason to halt, and who it is must be proven first. `spans` are the flush's.
+pub(super) async fn publish(
+    slot: &Slot,
+    lake: &Lake,
+    manifest: &Manifest,
+    spans: &CommitSpans,
+) -> Result<Option<String>, Exit> {
     for file in &manifest.files {
+        let spans = spans.within(file.first_offset..file.next_offset.0, || {
+            let (key, bytes, rows) = (file.final_key.as_str(), file.bytes, file.rows);
+            info_span!(target: TRACES, "publish", slot = %slot.id, lake = lake.url, key, bytes, rows)
+        });
         let published = slot.persist("publishing a file of the lake", || publish_file(lake, file)).await?;
         if !published {
+            spans.fail("the file is neither staged nor published");
             return Ok(Some(format!(
                 "the record names {} of manifest {}, but neither it nor {} with {} bytes and SHA-256 {} is in the lake",
                 file.staged_key, manifest.sequence, file.final_key, file.bytes, file.sha256

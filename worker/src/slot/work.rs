@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, OptionFuture};
 use millrace_common::record::CommittedRecord;
+use millrace_common::telemetry::TRACES;
 use millrace_common::types::{HaltKind, Millis, NextOffset, SlotPhase, StopReason, TransformDefinition};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tracing::{debug, info_span, warn};
 
 use super::begin::{Log, level_window};
 use super::commit::{commit, prove_ownership};
@@ -424,10 +425,11 @@ impl<'a> Work<'a> {
             .catch(move || {
                 let files = intake.finish(sequence, closed);
                 let products = if has_topic { Products::default() } else { intake.take_products() };
-                (intake, files, products)
+                let traces = intake.take_lake_traces();
+                (intake, files, products, traces)
             })
             .await;
-        let (intake, files, products) = finished.map_err(Exit::Doubt)?;
+        let (intake, files, products, traces) = finished.map_err(Exit::Doubt)?;
         self.intake = Some(intake);
         let files = files.map_err(|error| {
             Exit::Stop(StopReason::Failed { detail: format!("a Parquet file can't be closed: {error}") })
@@ -436,7 +438,7 @@ impl<'a> Work<'a> {
             products.memory() + files.iter().map(|file| file.bytes.len() as u64).sum::<u64>();
         self.flushed_to = range.end;
         self.pending = Pending::default();
-        let flush = Flush { reason, sequence, range, files, products };
+        let flush = Flush { reason, sequence, range, files, products, traces };
         self.staging = Some(Box::pin(stage(self.slot, lake, flush)));
         self.note_progress(false);
         Ok(())
@@ -489,8 +491,20 @@ impl<'a> Work<'a> {
         self.committing_bytes = products.memory() + staged_products;
         let (enriched, quarantined) = (products.enriched.len() as u64, products.invalid.len() as u64);
         let tally = products.tally;
+        let commit_span = |sink: &'static str| {
+            let (slot, epoch, cursor) = (&slot.id, &slot.epoch, &record.topic_cursor);
+            move || info_span!(target: TRACES, "commit", otel.kind = "producer", sink, %slot, %epoch, %cursor)
+        };
+        let mut spans = vec![products.traces.begin(commit_span("topic"))];
+        if let Some(staged) = &staged {
+            spans.push(staged.spans.within(i64::MIN..i64::MAX, commit_span("lake")));
+        }
         self.committing = Some(Box::pin(async move {
-            let claimed = commit(slot, claimed, record, products).await?;
+            let committed = commit(slot, claimed, record, products).await;
+            if committed.is_err() {
+                spans.iter().for_each(|spans| spans.fail("not committed, or not certainly"));
+            }
+            let claimed = committed?;
             Ok(Committed { claimed, enriched, quarantined, tally, flushed: staged, previous })
         }));
         self.note_progress(false);
