@@ -37,7 +37,7 @@ use tracing::{info, warn};
 
 pub use built_in::{BuiltInError, SetUpRefusal};
 pub use config::{AnotherPipeline, Config, PipelineConfig};
-pub use draft::{Draft, SECRET_KEYS};
+pub use draft::Draft;
 pub use driver::RestoreFailure;
 pub use kafka_check::CheckError;
 pub use lake_claim::ClaimError;

@@ -1,6 +1,9 @@
 //! The one binary: parses the command line, sets up logs and signals, and hands over to the role's crate. A library
 //! too, so that a program with transforms of its own is the same in everything else: see `docs/extending.md`.
 
+mod ask;
+mod pipeline;
+mod table;
 mod workers;
 
 use std::process::ExitCode;
@@ -21,7 +24,8 @@ use millrace_transform::Registry;
     after_help = "Examples:\n  \
     millrace demo --workers 3 --rate 2000\n  \
     millrace worker --master 127.0.0.1:7077 --cores 2 --memory 2GiB\n  \
-    millrace workers"
+    millrace workers\n  \
+    millrace submit clicks.toml"
 )]
 struct CommandLine {
     #[command(flatten)]
@@ -47,6 +51,18 @@ enum Command {
     /// Try records on the standard input: a worker runs this when a record may have killed it.
     #[command(hide = true)]
     TryRecords,
+    /// Hand a pipeline to a master: what to read, what to make of it, where it goes.
+    Submit(pipeline::Submit),
+    /// List a master's pipelines, completed ones too.
+    Pipelines(pipeline::List),
+    /// Show one pipeline: its settings, and where each of its partitions stands.
+    Describe(pipeline::Describe),
+    /// Stop a pipeline after a last commit, until it is resumed.
+    Pause(pipeline::Target),
+    /// Let a paused pipeline, or the halted partitions of a running one, go on.
+    Resume(pipeline::Target),
+    /// End a pipeline after a last commit; its record, topics and lake stay.
+    Kill(pipeline::Target),
     /// List a master's workers: id, pid, state, cores, memory, partitions.
     Workers(workers::Config),
 }
@@ -81,7 +97,8 @@ pub fn main(transforms: &Registry) -> ExitCode {
         // Every error's own text tells its causes too.
         Err(error) => {
             eprintln!("millrace: {error}");
-            let is_usage = matches!(error.downcast_ref(), Some(demo::Error::Flags(_)));
+            let is_usage = matches!(error.downcast_ref(), Some(demo::Error::Flags(_)))
+                || error.downcast_ref().is_some_and(ask::Error::is_usage);
             if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
@@ -107,6 +124,12 @@ async fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode
         Command::TryRecords => tokio::task::block_in_place(|| millrace_worker::try_records(transforms))
             .map(|()| true)
             .map_err(|error| anyhow!("the worker's records can't be tried: {error}"))?,
+        Command::Submit(config) => pipeline::submit(config, transforms).await.map(|()| true)?,
+        Command::Pipelines(config) => pipeline::list(config).await.map(|()| true)?,
+        Command::Describe(config) => pipeline::describe(config).await.map(|()| true)?,
+        Command::Pause(target) => pipeline::pause(target).await.map(|()| true)?,
+        Command::Resume(target) => pipeline::resume(target).await.map(|()| true)?,
+        Command::Kill(target) => pipeline::kill(target).await.map(|()| true)?,
         Command::Workers(config) => workers::run(config).await.map(|()| true)?,
     };
     Ok(if is_well && !stop.has_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

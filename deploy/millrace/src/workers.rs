@@ -3,90 +3,41 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millrace_common::address::parse_host_port;
 use millrace_common::units::format_bytes;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{ListWorkersRequest, SlotPhase, SlotReport, WorkerStatus};
-use tonic::transport::Endpoint;
+use tonic::transport::Channel;
+
+use crate::ask::{Error, Masters};
+use crate::table::table;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Which master is asked.
+/// Which master is asked, and how its answer is shown.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  millrace workers --master 127.0.0.1:7077\n  millrace workers --json")]
 pub(crate) struct Config {
-    /// Where the master listens; several, separated by commas, are tried in turn.
-    #[arg(
-        long,
-        env = "MILLRACE_MASTER",
-        value_delimiter = ',',
-        value_parser = parse_host_port,
-        default_value = "127.0.0.1:7077",
-        value_name = "HOST:PORT"
-    )]
-    master: Vec<String>,
+    #[command(flatten)]
+    masters: Masters,
     /// Print a JSON array instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-/// No master told its workers.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("--master {master:?} is no address: expected HOST:PORT")]
-    Address { master: String },
-    #[error("no master answers: {}", .0.join("; "))]
-    Unreachable(Vec<String>),
-}
-
 /// Prints the workers of the first master that answers.
 pub(crate) async fn run(config: Config) -> Result<(), Error> {
-    let mut refusals = Vec::new();
-    for master in config.master {
-        let endpoint = Endpoint::from_shared(format!("http://{master}"))
-            .map_err(|_| Error::Address { master: master.clone() })?;
-        match ask(endpoint).await {
-            Ok(workers) => {
-                if config.json {
-                    println!("{:#}", serde_json::Value::from_iter(workers.iter().map(object)));
-                } else {
-                    print!("{}", table(&workers));
-                }
-                return Ok(());
-            }
-            Err(reason) => refusals.push(format!("{master}: {reason}")),
-        }
+    let question = async |mut master: MasterClient<Channel>| master.list_workers(ListWorkersRequest {}).await;
+    let workers = config.masters.ask(DEADLINE, question).await?.workers;
+    if config.json {
+        println!("{:#}", serde_json::Value::from_iter(workers.iter().map(object)));
+    } else {
+        print!("{}", listed(&workers));
     }
-    Err(Error::Unreachable(refusals))
+    Ok(())
 }
 
-async fn ask(endpoint: Endpoint) -> Result<Vec<WorkerStatus>, String> {
-    let channel = endpoint.connect_timeout(DEADLINE).timeout(DEADLINE).connect().await.map_err(|error| {
-        // The transport's own words are "transport error"; the cause says more.
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        cause.to_string()
-    })?;
-    let answer = MasterClient::new(channel).list_workers(ListWorkersRequest {}).await;
-    answer.map(|answer| answer.into_inner().workers).map_err(|status| status.message().to_owned())
-}
-
-fn table(workers: &[WorkerStatus]) -> String {
-    let header = ["ID", "PID", "STATE", "CORES", "MEMORY", "PARTITIONS"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(header).chain(workers.iter().map(row)).collect();
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    });
-    let mut text: String = lines.collect();
+fn listed(workers: &[WorkerStatus]) -> String {
+    let mut text = table(["ID", "PID", "STATE", "CORES", "MEMORY", "PARTITIONS"], workers.iter().map(row));
     if workers.is_empty() {
         text.push_str("no worker has registered\n");
     }
@@ -179,7 +130,7 @@ mod tests {
             ..Default::default()
         };
         let idle = WorkerStatus { idle_reason: "6 partitions, 6 other workers".into(), ..Default::default() };
-        let text = table(&[busy, idle]);
+        let text = listed(&[busy, idle]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(

@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) use change::change;
 pub(crate) use check::{parse_endpoint, parse_lake};
 
-/// Where secrets stand in a pipeline's file; their values are never shown.
-pub const SECRET_KEYS: [&str; 2] = ["sinks.lake.access_key_id", "sinks.lake.secret_access_key"];
-
 /// What a file says, with its defaults filled in. On the wire it is JSON; a field that this build does not know is
 /// refused, never ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
