@@ -90,6 +90,8 @@ impl Exit {
     }
 }
 
+/// Deadline of one call to Kafka.
+const KAFKA_DEADLINE: Duration = Duration::from_secs(10);
 /// Owners that may die one after the other before records are tried in a process of their own.
 const DEATHS: u32 = 2;
 

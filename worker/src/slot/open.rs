@@ -4,7 +4,6 @@
 //! was listed between them is deleted: a slow predecessor can't have anything of ours, nor we of our successor's.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use millrace_common::lake::Lake;
 use millrace_common::record::CommittedRecord;
@@ -17,12 +16,9 @@ use super::begin::{Log, Refusal, plan};
 use super::commit::prove_ownership;
 use super::manifest::Manifest;
 use super::publish::publish;
-use super::{Claimed, Exit, Open, Slot, staging};
+use super::{Claimed, Exit, KAFKA_DEADLINE, Open, Slot, staging};
 use crate::compute::blocking;
 use crate::kafka::{KafkaFailure, SlotProducer};
-
-/// Deadline of one call to Kafka while opening.
-const KAFKA_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Opens the slot. `opened`: a record must exist.
 pub(super) async fn open(slot: &Slot, opened: bool) -> Result<Open, Exit> {
