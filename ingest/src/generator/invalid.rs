@@ -1,52 +1,70 @@
-//! Deliberately invalid events, of every kind that the check tells apart. All are JSON: a body that is not JSON
-//! would take its neighbours with it.
+//! Deliberately invalid events, of every kind that the check tells apart and that can be sent beside others. All are
+//! JSON: a body that is not JSON would take its neighbours with it.
 
 use std::io::Write;
 
-use millrace_common::event::{LONGEST_PACKAGE_ID, MAX_DEPTH};
-use rand::RngExt;
-use rand::rngs::StdRng;
+use millrace_common::event::{LONGEST_PACKAGE_ID, MAX_DEPTH, RESERVED_MEMBER};
 
-const KINDS: u8 = 13;
+pub(super) const KINDS: u64 = 18;
 
-/// Writes event `number` of the run, which is wrong in one of [`KINDS`] ways. No two are the same.
-pub(super) fn write(random: &mut StdRng, run: &str, number: u64, timestamp: &str, out: &mut Vec<u8>) {
-    write_kind(random.random_range(0..KINDS), run, number, timestamp, out);
-}
-
-fn write_kind(kind: u8, run: &str, number: u64, timestamp: &str, out: &mut Vec<u8>) {
-    let id = format!(r#""id":"{run}-{number}""#);
-    let package_id = format!(r#""package_id":"{run}-{number}""#);
+/// Writes event `number` of the run, which is wrong in way `kind` of [`KINDS`]; its `package_id`, if it has one. No
+/// two events are the same.
+pub(super) fn write(kind: u64, run: &str, number: u64, timestamp: &str, out: &mut Vec<u8>) -> Option<String> {
+    let name = format!("{run}-{number}");
+    let id = format!(r#""id":"{name}""#);
+    let package_id = format!(r#""package_id":"{name}""#);
     let when = format!(r#""event":{{"timestamp":"{timestamp}","page":"/home"}}"#);
-    let text = match kind {
+    let usual = format!(r#"{id},"type":"click",{package_id}"#);
+    let mut has_id = Some(name.clone());
+    let text = match kind % KINDS {
         0 => format!(r#"{{{id},{package_id},{when}}}"#),
-        1 => format!(r#"{{{id},"type":"click",{when}}}"#),
-        2 => format!(r#"{{{id},"type":"click","package_id":"",{when}}}"#),
-        3 => format!(r#"{{{id},"type":"click","package_id":{number},{when}}}"#),
+        1 => {
+            has_id = None;
+            format!(r#"{{{id},"type":"click",{when}}}"#)
+        }
+        2 => {
+            has_id = Some(String::new());
+            format!(r#"{{{id},"type":"click","package_id":"",{when}}}"#)
+        }
+        3 => {
+            has_id = None;
+            format!(r#"{{{id},"type":"click","package_id":{number},{when}}}"#)
+        }
         4 => {
-            let long = "x".repeat(LONGEST_PACKAGE_ID);
-            format!(r#"{{{id},"type":"click","package_id":"{run}-{number}-{long}",{when}}}"#)
+            let long = format!("{name}-{}", "x".repeat(LONGEST_PACKAGE_ID));
+            let text = format!(r#"{{{id},"type":"click","package_id":"{long}",{when}}}"#);
+            has_id = Some(long);
+            text
         }
         5 => format!(r#"{{{id},"type":["click"],{package_id},{when}}}"#),
-        6 => format!(r#"{{{id},"type":"click",{package_id}}}"#),
-        7 => format!(r#"{{{id},"type":"click",{package_id},"event":"/home"}}"#),
-        8 => format!(r#"{{{id},"type":"click",{package_id},"event":{{"page":"/home"}}}}"#),
-        9 => format!(r#"{{{id},"type":"click",{package_id},"event":{{"timestamp":"yesterday"}}}}"#),
-        10 => format!(r#"{{{id},"type":"click","type":"view",{package_id},{when}}}"#),
+        6 => format!(r#"{{{usual}}}"#),
+        7 => format!(r#"{{{usual},"event":"/home"}}"#),
+        8 => format!(r#"{{{usual},"event":{{"page":"/home"}}}}"#),
+        9 => format!(r#"{{{usual},"event":{{"timestamp":"yesterday"}}}}"#),
+        10 => format!(r#"{{"type":"view",{usual},{when}}}"#),
         11 => {
             let deep = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
-            format!(r#"{{{id},"type":"click",{package_id},{when},"tree":{deep}}}"#)
+            format!(r#"{{{usual},{when},"tree":{deep}}}"#)
         }
-        _ => format!(r#""{run}-{number} is no object""#),
+        12 => format!(r#"{{{usual},{when},"note":"cut \ud83d off"}}"#),
+        13 => format!(r#"{{{usual},{when},"size":1e12345678901}}"#),
+        14 => format!(r#"{{{usual},{when},"{RESERVED_MEMBER}":{{"country":"XX"}}}}"#),
+        15 => format!(r#"{{{id},"type":"",{package_id},{when}}}"#),
+        16 => format!(r#"{{{usual},"event":{{"timestamp":{number},"page":"/home"}}}}"#),
+        _ => {
+            has_id = None;
+            format!(r#""{name} is no object""#)
+        }
     };
     // Writing to memory can't fail.
     let _ = out.write_all(text.as_bytes());
+    has_id
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_common::event::check;
+    use millrace_common::event::{RejectionCode, check};
     use std::collections::BTreeSet;
 
     #[test]
@@ -54,10 +72,29 @@ mod tests {
         let mut reasons = BTreeSet::new();
         for kind in 0..KINDS {
             let mut event = Vec::new();
-            write_kind(kind, "run", 4, "2024-01-15T10:30:00.000Z", &mut event);
-            serde_json::from_slice::<serde::de::IgnoredAny>(&event).expect("JSON");
+            let package_id = write(kind, "run", 4, "2024-01-15T10:30:00.000Z", &mut event);
+            serde_json::from_slice::<&serde_json::value::RawValue>(&event).expect("JSON");
             let rejection = check(&event).expect_err("invalid");
             assert!(reasons.insert((rejection.code, rejection.pointer)), "kind {kind}");
+            let text = String::from_utf8(event).expect("UTF-8");
+            let named = format!(r#""package_id":"{}""#, package_id.as_deref().unwrap_or("?"));
+            assert_eq!(text.contains(&named), package_id.is_some(), "{text}");
         }
+        let codes: BTreeSet<RejectionCode> = reasons.into_iter().map(|(code, _)| code).collect();
+        // The others come without a body, from a pipeline's own definition, or from a failure: or are no JSON.
+        let here = [
+            RejectionCode::TooDeep,
+            RejectionCode::DuplicateKey,
+            RejectionCode::InvalidUnicode,
+            RejectionCode::NumberOutOfRange,
+            RejectionCode::NotAnObject,
+            RejectionCode::MissingField,
+            RejectionCode::WrongKind,
+            RejectionCode::Empty,
+            RejectionCode::TooLong,
+            RejectionCode::NotRfc3339,
+            RejectionCode::ReservedMember,
+        ];
+        assert_eq!(codes, here.into_iter().collect());
     }
 }

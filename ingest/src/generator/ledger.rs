@@ -1,5 +1,9 @@
-//! The ledger on disk: written batch by batch as answers come, so that a killed generator loses at most what it
-//! was about to write.
+//! The ledger on disk: written batch by batch as the events' fates are known, so that a killed generator loses at
+//! most what it was about to write.
+//!
+//! One line an event, its last word: `ok`, `invalid`, or `unknown` when nobody said. What is surely nowhere (refused,
+//! not stored, never sent) has none. Only an invalid event has an `unknown` line more for each send of it that was not
+//! answered: the invalid topic has no duplicate rule, so that each of them may lie there.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -14,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::delivery::Fate;
 use super::source::{Batch, Sent};
 
 /// Batches' lines that wait to be written.
@@ -68,17 +73,19 @@ impl Ledger {
         Ok((Self(Some(sender)), Written(Some(written))))
     }
 
-    /// Writes one entry for each event of `batch` that has an answer.
-    pub(super) async fn note(&self, batch: &Batch, answers: &[Option<Answer>]) {
+    /// Writes the entries of the events of `batch` whose fate is known.
+    pub(super) async fn note(&self, batch: &Batch, fates: &[Option<Fate>]) {
         let Some(lines) = &self.0 else { return };
-        let entries = batch.events.iter().zip(answers);
-        let text: String = entries
-            .filter_map(|(sent, answer)| {
-                Some(entry(&batch.body[sent.place.clone()], sent, (*answer)?).line())
-            })
-            .collect();
-        // When the writer has failed, the run stops and says so.
-        let _ = lines.send(text).await;
+        let mut text = String::with_capacity(160 * fates.len());
+        for (sent, fate) in batch.events.iter().zip(fates) {
+            if let Some(fate) = fate {
+                write_lines(&batch.body[sent.place.clone()], sent, fate, &mut text);
+            }
+        }
+        if !text.is_empty() {
+            // When the writer has failed, the run stops and says so.
+            let _ = lines.send(text).await;
+        }
     }
 }
 
@@ -92,14 +99,22 @@ impl Written {
     }
 }
 
-fn entry(bytes: &[u8], sent: &Sent, answer: Answer) -> Entry {
-    let as_sent = || Sha256::digest(bytes).into();
-    let sha256 = match answer {
-        Answer::Ok => canonical_hash(bytes).unwrap_or_else(|_| as_sent()),
-        Answer::Unknown if sent.is_valid => canonical_hash(bytes).unwrap_or_else(|_| as_sent()),
-        Answer::Unknown | Answer::Invalid => as_sent(),
+fn write_lines(bytes: &[u8], sent: &Sent, fate: &Fate, out: &mut String) {
+    let as_sent = || -> [u8; 32] { Sha256::digest(bytes).into() };
+    let canonical = || canonical_hash(bytes).unwrap_or_else(|_| as_sent());
+    let (answer, sha256, doubts) = match fate {
+        Fate::Ok => (Answer::Ok, canonical(), 0),
+        Fate::Invalid { .. } => (Answer::Invalid, as_sent(), sent.doubts),
+        Fate::Unknown if sent.facts.is_some() => (Answer::Unknown, canonical(), 0),
+        // The last send is one of the doubts.
+        Fate::Unknown => (Answer::Unknown, as_sent(), sent.doubts.saturating_sub(1)),
+        Fate::NotStored | Fate::Refused | Fate::NotSent => return,
     };
-    Entry { package_id: sent.package_id.clone(), sha256, answer }
+    let entry = |answer| Entry { package_id: sent.package_id.clone(), sha256, answer };
+    out.push_str(&entry(answer).line());
+    for _ in 0..doubts {
+        out.push_str(&entry(Answer::Unknown).line());
+    }
 }
 
 /// Opens the ledger for appending, behind its last whole line.
@@ -146,24 +161,26 @@ async fn write_all(mut file: File, mut lines: mpsc::Receiver<String>) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generator::facts::Facts;
     use millrace_common::ledger::each_entry;
 
     fn batch() -> Batch {
         let valid = r#"{"type":"a","package_id":"b","event":{"timestamp":"2024-01-15T10:30:00Z"}}"#;
         let body = format!("[{valid},{{}},{{ }},7]");
-        let sent = |start: usize, length: usize, package_id: Option<&str>, is_valid| Sent {
-            place: start..start + length,
-            package_id: package_id.map(str::to_owned),
-            is_valid,
-        };
+        let sent = |start: usize, length: usize| Sent { place: start..start + length, ..Sent::default() };
+        let facts = Facts { kind: 0, page: None, visit: None, time_ms: 0, quantity: 0, revenue_cents: 0 };
         let next = valid.len() + 2;
         let events = vec![
-            sent(1, valid.len(), Some("b"), true),
-            sent(next, 2, None, false),
-            sent(next + 3, 3, None, false),
-            sent(next + 7, 1, None, false),
+            Sent { package_id: Some("b".to_owned()), facts: Some(facts), doubts: 3, ..sent(1, valid.len()) },
+            Sent { doubts: 1, ..sent(next, 2) },
+            Sent { doubts: 2, ..sent(next + 3, 3) },
+            sent(next + 7, 1),
         ];
         Batch { body: body.into(), events }
+    }
+
+    fn invalid() -> Option<Fate> {
+        Some(Fate::Invalid { code: "empty".to_owned() })
     }
 
     #[tokio::test]
@@ -175,20 +192,27 @@ mod tests {
         let shutdown = Shutdown::new();
         let (ledger, written) =
             Ledger::open(&path, &shutdown, CancellationToken::new()).await.expect("opened");
-        let answers = [Some(Answer::Ok), Some(Answer::Invalid), Some(Answer::Unknown), None];
-        ledger.note(&batch(), &answers).await;
+        ledger.note(&batch(), &[Some(Fate::Ok), invalid(), Some(Fate::Unknown), None]).await;
+        ledger.note(&batch(), &[None, Some(Fate::Refused), Some(Fate::NotStored), Some(Fate::NotSent)]).await;
+        ledger.note(&batch(), &[Some(Fate::Unknown), None, None, None]).await;
         drop(ledger);
         written.result().await.expect("written");
         let mut entries = Vec::new();
         each_entry(&path, |entry| entries.push(entry.clone())).expect("read");
-        let raw = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
+        let raw =
+            |bytes: &[u8], answer| Entry { package_id: None, sha256: Sha256::digest(bytes).into(), answer };
         let canonical =
             canonical_hash(br#"{"event":{"timestamp":"2024-01-15T10:30:00Z"},"package_id":"b","type":"a"}"#);
+        let sha256 = canonical.expect("JSON");
+        let valid = |answer| Entry { package_id: Some("b".into()), sha256, answer };
         let expected = [
             old,
-            Entry { package_id: Some("b".into()), sha256: canonical.expect("JSON"), answer: Answer::Ok },
-            Entry { package_id: None, sha256: raw(b"{}"), answer: Answer::Invalid },
-            Entry { package_id: None, sha256: raw(b"{ }"), answer: Answer::Unknown },
+            valid(Answer::Ok),
+            raw(b"{}", Answer::Invalid),
+            raw(b"{}", Answer::Unknown),
+            raw(b"{ }", Answer::Unknown),
+            raw(b"{ }", Answer::Unknown),
+            valid(Answer::Unknown),
         ];
         assert_eq!(entries, expected);
     }
@@ -198,7 +222,7 @@ mod tests {
         let (shutdown, stop) = (Shutdown::new(), CancellationToken::new());
         let (ledger, written) =
             Ledger::open(Path::new("/dev/full"), &shutdown, stop.clone()).await.expect("opened");
-        ledger.note(&batch(), &[Some(Answer::Ok); 4]).await;
+        ledger.note(&batch(), &[invalid(), invalid(), invalid(), invalid()]).await;
         stop.cancelled().await;
         drop(ledger);
         let message = written.result().await.expect_err("full").to_string();

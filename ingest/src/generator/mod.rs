@@ -1,17 +1,23 @@
-//! The generator: sends click events to a collector at a rate, and keeps a ledger of what became of each. It does
-//! not resend: an event without an answer is unknown, and stands in the ledger as such.
+//! The generator: sends click events to a collector at a rate until each is acknowledged, and keeps a ledger of what
+//! became of each and a ground truth of what must be in the lake.
 //!
-//! `source` makes the events, `schedule` says when each is due, `send` sends them, `ledger` writes down the answers.
+//! `source` makes the events (`shop` invents them, `replay` repeats a file's), `schedule` says when each is due,
+//! `send` sends them, `answer` reads what the collector says, `delivery` decides what is sent again, and `ledger`,
+//! `truth` and `tally` write down the rest.
 
+mod answer;
+mod delivery;
+mod facts;
 mod invalid;
 mod ledger;
 mod progress;
 mod replay;
 mod schedule;
-mod seeded;
 mod send;
+mod shop;
 mod source;
 mod tally;
+mod truth;
 
 use std::future::IntoFuture;
 use std::path::PathBuf;
@@ -30,38 +36,47 @@ use tracing::info;
 pub use ledger::LedgerError;
 pub use source::SourceError;
 pub use tally::{Latency, Report};
+pub use truth::{Duplicates, GroundTruth, Sessions, TruthError};
 
 use ledger::Ledger;
 use progress::{Goal, Progress};
 use replay::Replay;
 use schedule::Schedule;
 use send::Shared;
-use source::{Origin, Source};
+use shop::Shop;
+use source::{Origin, Shares, Source};
 use tally::Tally;
+use truth::{Truth, TruthFile};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longer than a collector takes with its own time-outs at their defaults.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(40);
 /// Shorter than the collector keeps an idle connection: a request on one that is just closed would be unknown.
 const IDLE_CONNECTION: Duration = Duration::from_secs(20);
+/// How long after a stop what is in doubt is asked for and sent again.
+const LAST_ANSWERS: Duration = Duration::from_secs(20);
 
 /// A generator: sends click events to a collector and keeps a ledger of the answers.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    millrace generate --rate 2000 --duration 60s --ledger ledger.jsonl\n  \
-    millrace generate --file events.json --count 500\n  \
-    millrace generate --seeded --seed 7 --rate 0 --connections 8 --invalid 0.01\n\n\
-    Every run has ids of its own: --seed fixes all of an event but its ids and its time. Without --file and\n\
-    --seeded it replays a built-in sample. Each pass through a file but the first gives the events fresh ids.")]
+    millrace generate --rate 2000 --duration 60s --invalid 0.005 --ledger ledger.jsonl\n  \
+    millrace generate --count 100000 --rate 0 --connections 8 --ground-truth truth.json\n  \
+    millrace generate --file events.json --count 500\n\n\
+    It makes the traffic of a shop, unless --file or --sample says what to send. Every run has ids of its own:\n\
+    --seed fixes all of an event but its ids and its time. Each pass through a file but the first gives the events\n\
+    fresh ids. What is not acknowledged is sent again with the same package_id.")]
 pub struct Config {
     /// The collector.
     #[arg(long, env = "MILLRACE_COLLECT_URL", default_value = "http://127.0.0.1:60000/collect", value_parser = parse_url)]
     pub url: Url,
     /// Replay the events of this JSON file, an array, again and again.
-    #[arg(long, value_name = "FILE", conflicts_with = "seeded")]
+    #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Make events instead of replaying some.
-    #[arg(long)]
+    /// Replay a built-in file of 40 events.
+    #[arg(long, conflicts_with = "file")]
+    pub sample: bool,
+    /// What is the default now.
+    #[arg(long, hide = true, conflicts_with_all = ["file", "sample"])]
     pub seeded: bool,
     /// Decides what is made, and which events are invalid.
     #[arg(long, default_value_t = 1)]
@@ -84,9 +99,21 @@ pub struct Config {
     /// Share of deliberately invalid events, from 0 to 1.
     #[arg(long, default_value_t = 0.0, value_parser = parse_share, value_name = "SHARE")]
     pub invalid: f64,
+    /// Share of the visits that are told of late, by minutes to three days.
+    #[arg(long, default_value_t = 0.002, value_parser = parse_share, value_name = "SHARE")]
+    pub late: f64,
+    /// Share of the valid events that are sent a second time after they are acknowledged.
+    #[arg(long, default_value_t = 0.0, value_parser = parse_share, value_name = "SHARE")]
+    pub duplicates: f64,
+    /// How often an event is sent again that is not acknowledged.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub retries: u32,
     /// Append what became of each event to this file.
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// Write what the lake must hold of this run to this file, at the end.
+    #[arg(long, value_name = "FILE")]
+    pub ground_truth: Option<PathBuf>,
     /// Print the counts as JSON.
     #[arg(long)]
     pub json: bool,
@@ -110,12 +137,14 @@ pub enum Error {
     Source(#[from] SourceError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Truth(#[from] TruthError),
     #[error("the HTTP client can't be set up: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// Sends events until the duration or the count is reached or `shutdown` begins; then waits for the last answers,
-/// writes the ledger, and prints the counts to stdout.
+/// Sends events until the duration or the count is reached or `shutdown` begins; then sends again what is in doubt and
+/// waits for the last answers, for 20 s at most, writes ledger and ground truth, and prints the counts to stdout.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let is_json = config.json;
     let report = generate(config, shutdown).await?;
@@ -130,12 +159,19 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
 
 /// [`run`] without the printing.
 pub async fn generate(config: Config, shutdown: Shutdown) -> Result<Report, Error> {
-    let origin = match config.file {
-        Some(path) => Origin::Replay(read_file(path).await?),
-        None if config.seeded => Origin::Seeded,
-        None => Origin::Replay(Replay::sample()),
-    };
     let run = format!("{:012x}", rand::rng().random::<u64>() >> 16);
+    let schedule = Schedule::new(config.rate, config.batch, config.count);
+    let origin = match config.file {
+        Some(path) => Origin::Replay(blocking(move || Replay::file(&path)).await?),
+        None if config.sample => Origin::Replay(Replay::sample()),
+        None => Origin::Shop(Box::new(Shop::new(config.seed, &run, schedule.rate(), config.late))),
+    };
+    let shares = Shares { invalid: config.invalid, duplicates: config.duplicates };
+    let source = Source::new(schedule, origin, config.seed, &run, shares);
+    let truth_file = match config.ground_truth {
+        Some(path) => Some(blocking(move || TruthFile::open(&path)).await?),
+        None => None,
+    };
     let stop = CancellationToken::new();
     let (ledger, written) = match &config.ledger {
         Some(path) => Ledger::open(path, &shutdown, stop.clone()).await?,
@@ -152,11 +188,14 @@ pub async fn generate(config: Config, shutdown: Shutdown) -> Result<Report, Erro
     let shared = Arc::new(Shared {
         client,
         url: config.url,
-        source: Source { origin, seed: config.seed, run, invalid: config.invalid },
-        schedule: Schedule::new(config.rate, config.batch, config.count),
+        truth: truth_file.is_some().then(|| Truth::new(source.names(), config.seed)),
+        source,
         tally: Tally::default(),
+        retries: config.retries,
         stop,
+        give_up: CancellationToken::new(),
         is_away: AtomicBool::new(false),
+        is_surprised: AtomicBool::new(false),
     });
     let start = Instant::now();
     let connections: Vec<_> = (0..config.connections)
@@ -174,8 +213,20 @@ pub async fn generate(config: Config, shutdown: Shutdown) -> Result<Report, Erro
     };
     watch(&shared, futures::future::join_all(connections), goal, config.duration, &shutdown).await;
     let report = shared.tally.report(start.elapsed());
-    written.result().await?;
+    let ledger = written.result().await;
+    if let (Some(file), Some(truth)) = (truth_file, &shared.truth) {
+        let truth = truth.result();
+        blocking(move || file.write(&truth)).await?;
+    }
+    ledger?;
     Ok(report)
+}
+
+/// Runs `work` off the threads that must not block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// Shows the progress until `connections` have ended, and tells them when to stop.
@@ -197,22 +248,21 @@ async fn watch(
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(ended, over);
+    let too_late = async {
+        shared.stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::pin!(ended, over, too_late);
     loop {
         tokio::select! {
             _ = &mut ended => break,
             () = &mut over, if !shared.stop.is_cancelled() => shared.stop.cancel(),
             () = shutdown.begun(), if !shared.stop.is_cancelled() => shared.stop.cancel(),
+            () = &mut too_late, if !shared.give_up.is_cancelled() => shared.give_up.cancel(),
             _ = ticks.tick() => progress.show(&shared.tally),
         }
     }
     progress.end();
-}
-
-async fn read_file(path: PathBuf) -> Result<Replay, SourceError> {
-    tokio::task::spawn_blocking(move || Replay::file(&path))
-        .await
-        .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 #[cfg(test)]
@@ -233,6 +283,8 @@ mod tests {
             (["--url", "https://localhost/collect"], "http://HOST:PORT/collect"),
             (["--invalid", "2"], "0 to 1"),
             (["--invalid", "NaN"], "0 to 1"),
+            (["--duplicates", "1.5"], "0 to 1"),
+            (["--retries", "many"], "--retries"),
             (["--duration", "60"], "10s"),
             (["--batch", "0"], "1..=10000"),
             (["--rate", "fast"], "--rate"),
@@ -242,7 +294,7 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
         }
         let error =
-            CommandLine::try_parse_from(["generate", "--seeded", "--file", "x.json"]).expect_err("both");
+            CommandLine::try_parse_from(["generate", "--sample", "--file", "x.json"]).expect_err("both");
         assert!(error.to_string().contains("--file"), "{error}");
     }
 }

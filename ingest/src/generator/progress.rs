@@ -54,8 +54,8 @@ impl Progress {
 
     pub(super) fn show(&mut self, tally: &Tally) {
         let sent = tally.sent();
-        let [ok, invalid, retry, refused, unknown] =
-            [&tally.ok, &tally.invalid, &tally.retry, &tally.refused, &tally.unknown]
+        let [ok, invalid, refused, unknown, resent] =
+            [&tally.ok, &tally.invalid, &tally.refused, &tally.unknown, &tally.resent]
                 .map(|count| count.load(Ordering::Relaxed));
         match self {
             Self::Bar { bar, goal, start } => {
@@ -67,7 +67,7 @@ impl Progress {
                     Goal::None => bar.tick(),
                 }
                 bar.set_message(format!(
-                    "sent {sent} · ok {ok} · invalid {invalid} · retry {retry} · refused {refused} · unknown {unknown}"
+                    "sent {sent} · ok {ok} · invalid {invalid} · refused {refused} · unknown {unknown} · resent {resent}"
                 ));
             }
             Self::Lines { last } => {
@@ -80,7 +80,7 @@ impl Progress {
                 )]
                 let a_second = ((sent - last.1) as f64 / (now - last.0).as_secs_f64().max(0.001)) as u64;
                 *last = (now, sent);
-                info!(sent, ok, invalid, retry, refused, unknown, a_second, "sending");
+                info!(sent, ok, invalid, refused, unknown, resent, a_second, "sending");
             }
         }
     }

@@ -2,127 +2,91 @@
 //! stands; each further pass gives it a fresh `package_id` and `id`, and leaves all else alone. The built-in sample
 //! gets fresh ids from the first pass on, since two runs of it would send the same events.
 
-use std::io::Write;
-use std::ops::Range;
+mod template;
+
 use std::path::Path;
 
+use millrace_common::event;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::facts::{Facts, Names};
 use super::source::SourceError;
+use template::{Known, Template};
 
 const SAMPLE: &str = include_str!("../../sample/events.json");
-/// An id longer than this is replaced instead of lengthened, so that it stays within what the check allows.
-const LONGEST_KEPT_ID: usize = 200;
 
 #[derive(Debug)]
 pub(super) struct Replay {
     events: Vec<Template>,
+    names: Names,
     is_sample: bool,
-}
-
-/// An event's text, and where its ids stand in it.
-#[derive(Debug)]
-struct Template {
-    text: Box<str>,
-    /// In the order of the text.
-    ids: Vec<Id>,
-}
-
-#[derive(Debug)]
-enum Id {
-    Number(Range<usize>),
-    /// With its quotes.
-    Text(Range<usize>),
 }
 
 impl Replay {
     /// The events that ship with Millrace.
     pub(super) fn sample() -> Self {
-        let events = read(SAMPLE.as_bytes()).unwrap_or_else(|error| panic!("the sample is JSON: {error}"));
-        Self { events, is_sample: true }
+        let texts = read(SAMPLE.as_bytes()).unwrap_or_else(|error| panic!("the sample is JSON: {error}"));
+        Self::new(&texts, true)
     }
 
     /// The events of the file at `path`: an array, or one event. Blocks.
     pub(super) fn file(path: &Path) -> Result<Self, SourceError> {
         let bytes =
             std::fs::read(path).map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
-        let events = read(&bytes).map_err(|source| SourceError::NotJson { path: path.to_owned(), source })?;
-        if events.is_empty() {
+        let texts = read(&bytes).map_err(|source| SourceError::NotJson { path: path.to_owned(), source })?;
+        if texts.is_empty() {
             return Err(SourceError::Empty { path: path.to_owned() });
         }
-        Ok(Self { events, is_sample: false })
+        Ok(Self::new(&texts, false))
     }
 
-    /// Writes event `number` of the run.
-    pub(super) fn write(&self, run: &str, number: u64, out: &mut Vec<u8>) {
+    fn new(texts: &[&str], is_sample: bool) -> Self {
+        let mut known = Known::default();
+        let events = texts.iter().map(|text| Template::new(text, &mut known)).collect();
+        Self { events, names: known.names(), is_sample }
+    }
+
+    /// What the numbers in the events' [`Facts`] stand for.
+    pub(super) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    /// Writes event `number` of the run; its `package_id`, and what is known of it if it is valid.
+    pub(super) fn write(&self, run: &str, number: u64, out: &mut Vec<u8>) -> (Option<String>, Option<Facts>) {
         let length = self.events.len() as u64;
         let pass = number / length;
         let template = &self.events[usize::try_from(number % length).unwrap_or(0)];
+        let start = out.len();
         if pass == 0 && !self.is_sample {
             out.extend_from_slice(template.text.as_bytes());
         } else {
             template.write_fresh(run, number, pass, out);
         }
+        match event::check(&out[start..]) {
+            Ok(event) => {
+                let facts = Facts { time_ms: event.time_ms(), ..template.facts };
+                (Some(event.package_id().to_owned()), Some(facts))
+            }
+            Err(_) => (package_id(&out[start..]), None),
+        }
     }
 }
 
-fn read(json: &[u8]) -> Result<Vec<Template>, serde_json::Error> {
+/// The `package_id` of an event that is invalid, as far as it can be told.
+fn package_id(event: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        package_id: String,
+    }
+    serde_json::from_slice::<Named>(event).ok().map(|named| named.package_id)
+}
+
+fn read(json: &[u8]) -> Result<Vec<&str>, serde_json::Error> {
     let is_array = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let events: Vec<&RawValue> =
         if is_array { serde_json::from_slice(json)? } else { vec![serde_json::from_slice(json)?] };
-    Ok(events.into_iter().map(|event| Template::new(event.get())).collect())
-}
-
-impl Template {
-    fn new(text: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Ids<'a> {
-            #[serde(borrow)]
-            id: Option<&'a RawValue>,
-            #[serde(borrow)]
-            package_id: Option<&'a RawValue>,
-        }
-        // What is no object, or has an id twice, is sent as it stands.
-        let found: Option<Ids<'_>> = serde_json::from_str(text).ok();
-        let place = |value: &RawValue| {
-            let start = value.get().as_ptr().addr() - text.as_ptr().addr();
-            start..start + value.get().len()
-        };
-        let mut ids = Vec::new();
-        if let Some(Ids { id, package_id }) = found {
-            for value in [id, package_id].into_iter().flatten() {
-                match value.get().as_bytes() {
-                    // An empty one is invalid, and stays so.
-                    [b'"', _, .., b'"'] => ids.push(Id::Text(place(value))),
-                    [b'0'..=b'9' | b'-', ..] if id.is_some_and(|id| std::ptr::eq(id, value)) => {
-                        ids.push(Id::Number(place(value)));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        ids.sort_by_key(|id| match id {
-            Id::Number(place) | Id::Text(place) => place.start,
-        });
-        Self { text: text.into(), ids }
-    }
-
-    fn write_fresh(&self, run: &str, number: u64, pass: u64, out: &mut Vec<u8>) {
-        let mut done = 0;
-        for id in &self.ids {
-            let (Id::Number(place) | Id::Text(place)) = id;
-            out.extend_from_slice(&self.text.as_bytes()[done..place.start]);
-            done = place.end;
-            // Writing to memory can't fail.
-            let _ = match id {
-                Id::Number(_) => write!(out, "{}", number + 1),
-                Id::Text(_) if place.len() > LONGEST_KEPT_ID => write!(out, "\"{run}-{number}\""),
-                Id::Text(_) => write!(out, "{}-{run}-{pass}\"", &self.text[place.start..place.end - 1]),
-            };
-        }
-        out.extend_from_slice(&self.text.as_bytes()[done..]);
-    }
+    Ok(events.into_iter().map(RawValue::get).collect())
 }
 
 #[cfg(test)]

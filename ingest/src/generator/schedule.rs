@@ -4,7 +4,6 @@
 //! instead of vanishing. What is late is caught up, but never more than [`MOST_LATE`]: after a long outage there is
 //! no flood.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,13 +28,8 @@ pub(super) struct Schedule {
     rate: Option<u64>,
     batch: u64,
     count: u64,
-    next: Mutex<Next>,
-}
-
-#[derive(Debug)]
-struct Next {
-    event: u64,
-    due: Option<Instant>,
+    next_event: u64,
+    next_due: Option<Instant>,
 }
 
 impl Schedule {
@@ -43,23 +37,26 @@ impl Schedule {
     pub(super) fn new(rate: u64, batch: u64, count: Option<u64>) -> Self {
         let rate = (rate > 0).then_some(rate);
         let batch = rate.map_or(batch, |rate| batch.min(rate.div_ceil(LEAST_BATCHES_A_SECOND)));
-        let next = Mutex::new(Next { event: 0, due: None });
-        Self { rate, batch, count: count.unwrap_or(u64::MAX), next }
+        Self { rate, batch, count: count.unwrap_or(u64::MAX), next_event: 0, next_due: None }
+    }
+
+    /// Events a second; `None` is as fast as possible.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
     }
 
     /// The next events to send; `None` when there are no more.
-    pub(super) fn take(&self, now: Instant) -> Option<Turn> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let events = self.batch.min(self.count - next.event);
+    pub(super) fn take(&mut self, now: Instant) -> Option<Turn> {
+        let events = self.batch.min(self.count - self.next_event);
         if events == 0 {
             return None;
         }
-        let first = next.event;
-        next.event += events;
+        let first = self.next_event;
+        self.next_event += events;
         let Some(rate) = self.rate else { return Some(Turn { first, events, due: now }) };
         let earliest = now.checked_sub(MOST_LATE).unwrap_or(now);
-        let due = next.due.unwrap_or(now).max(earliest);
-        next.due = Some(due + Duration::from_nanos(events.saturating_mul(1_000_000_000) / rate));
+        let due = self.next_due.unwrap_or(now).max(earliest);
+        self.next_due = Some(due + Duration::from_nanos(events.saturating_mul(1_000_000_000) / rate));
         Some(Turn { first, events, due })
     }
 }
@@ -71,7 +68,7 @@ mod tests {
     #[test]
     fn events_are_due_at_the_rate_whenever_they_are_taken() {
         let start = Instant::now();
-        let schedule = Schedule::new(1000, 100, None);
+        let mut schedule = Schedule::new(1000, 100, None);
         for turn in 0..50 {
             let due = start + Duration::from_millis(turn * 100);
             // Early, on time, or up to half a second late.
@@ -84,7 +81,7 @@ mod tests {
     #[test]
     fn after_an_outage_only_a_little_is_caught_up() {
         let start = Instant::now();
-        let schedule = Schedule::new(1000, 100, None);
+        let mut schedule = Schedule::new(1000, 100, None);
         schedule.take(start);
         let back = start + Duration::from_secs(3600);
         let late = std::iter::repeat_with(|| schedule.take(back).expect("endless"));
@@ -95,7 +92,7 @@ mod tests {
     #[test]
     fn the_count_is_kept_and_slow_rates_have_small_batches() {
         let start = Instant::now();
-        let schedule = Schedule::new(0, 100, Some(250));
+        let mut schedule = Schedule::new(0, 100, Some(250));
         let sizes: Vec<u64> = std::iter::from_fn(|| schedule.take(start)).map(|turn| turn.events).collect();
         assert_eq!(sizes, [100, 100, 50]);
         for (rate, expected) in [(5, 1), (25, 3), (1000, 100), (1_000_000, 100)] {

@@ -1,5 +1,5 @@
-//! One connection: takes its turns, sends their events, and notes the answers. It never sends an event twice: what
-//! was not answered stays unknown. Only what never left, because no connection came about, is tried again.
+//! One connection: takes its turns, sends their events until each has its fate, and notes it. `delivery` decides what
+//! is sent again; here is when.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,21 +8,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::Utc;
 use millrace_common::backoff::Backoff;
-use millrace_common::ledger::Answer as LedgerAnswer;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, Url};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::answer::{self, Heard, Verdict};
+use super::delivery::{Fate, judge};
 use super::ledger::Ledger;
-use super::schedule::Schedule;
-use super::source::{Batch, Source};
+use super::source::{Batch, Builder, Sent, Source};
 use super::tally::Tally;
-use crate::collector::{Answer, ErrorBody, Verdict};
+use super::truth::Truth;
 
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
-const USUAL_RETRY_AFTER: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A wait that the collector asked for is lengthened by up to this share, so that not all come back at once.
+const JITTER: f64 = 0.25;
+/// Copies go out after so many turns of their connection, together.
+const TURNS_BETWEEN_COPIES: u32 = 8;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -30,175 +34,172 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) url: Url,
     pub(super) source: Source,
-    pub(super) schedule: Schedule,
     pub(super) tally: Tally,
+    pub(super) truth: Option<Truth>,
+    /// How often an event is sent again, at most.
+    pub(super) retries: u32,
+    /// No further events are sent.
     pub(super) stop: CancellationToken,
+    /// Nothing is waited for any more. Comes after `stop`.
+    pub(super) give_up: CancellationToken,
     /// The collector was last seen not to answer, and that was said.
     pub(super) is_away: AtomicBool,
+    /// A verdict was not what it should be, and that was said.
+    pub(super) is_surprised: AtomicBool,
 }
 
-/// What came of a request.
-enum Outcome {
-    /// Nothing left this process.
-    NotSent(String),
-    /// It left, and no answer was understood.
-    Unknown(String),
-    /// The collector took none of it; with the wait that it asked for.
-    Refused { reason: String, wait: Option<Duration> },
-    /// A verdict per event.
-    Answered { verdicts: Vec<Verdict>, wait: Option<Duration> },
+/// Events that are acknowledged and wait to be sent a second time.
+#[derive(Debug, Default)]
+struct Copies {
+    builder: Builder,
+    full: Vec<Batch>,
+    turns: u32,
 }
 
 /// Sends until the schedule ends or the stop begins, and waits for the last answer.
 pub(super) async fn connection(shared: Arc<Shared>, ledger: Ledger) {
-    while let Some(turn) = shared.schedule.take(Instant::now()) {
-        if wait_until(turn.due, &shared.stop).await.is_err() {
-            return;
+    let mut copies = Copies::default();
+    while let Some(turn) = shared.source.take(Instant::now(), Utc::now()) {
+        if wait(turn.due, &shared.stop).await.is_err() {
+            break;
         }
-        for batch in shared.source.batches(turn.first..turn.first + turn.events, Utc::now()) {
-            send(&shared, &ledger, &batch, turn.due).await;
+        for batch in turn.batches {
+            deliver(&shared, &ledger, batch, turn.due, &mut copies).await;
+        }
+        copies.turns += 1;
+        if copies.turns == TURNS_BETWEEN_COPIES {
+            send_copies(&shared, copies.take()).await;
         }
     }
+    send_copies(&shared, copies.take()).await;
 }
 
-struct Stopped;
+struct Cancelled;
 
-async fn wait_until(due: Instant, stop: &CancellationToken) -> Result<(), Stopped> {
+async fn wait(until: Instant, cancel: &CancellationToken) -> Result<(), Cancelled> {
     tokio::select! {
         biased;
-        () = stop.cancelled() => Err(Stopped),
-        () = tokio::time::sleep_until(due) => Ok(()),
+        () = cancel.cancelled() => Err(Cancelled),
+        () = tokio::time::sleep_until(until) => Ok(()),
     }
 }
 
-async fn send(shared: &Shared, ledger: &Ledger, batch: &Batch, due: Instant) {
-    let tally = &shared.tally;
-    let events = batch.events.len();
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let outcome = loop {
-        if shared.stop.is_cancelled() {
-            if backoff.tries() > 0 {
-                Tally::add(&tally.not_sent, events);
+async fn deliver(shared: &Shared, ledger: &Ledger, batch: Batch, due: Instant, copies: &mut Copies) {
+    let mut tries = Tries::new(batch);
+    while let Some(tried) = tries.next(shared).await {
+        if tried.is_answered {
+            shared.tally.answered(due.elapsed());
+        }
+        ledger.note(&tried.batch, &tried.fates).await;
+        if let Some(sent) = shared.tally.note(&tried.batch.events, &tried.fates) {
+            shared.say_surprised(&tried.batch, sent);
+        }
+        if let Some(truth) = &shared.truth {
+            truth.note(&tried.batch.events, &tried.fates, Utc::now().timestamp_millis());
+        }
+        copies.collect(&tried.batch, &tried.fates);
+        tries.go_on(shared, tried).await;
+    }
+}
+
+async fn send_copies(shared: &Shared, batches: Vec<Batch>) {
+    for batch in batches {
+        let mut tries = Tries::new(batch);
+        while let Some(tried) = tries.next(shared).await {
+            shared.tally.note_copies(&tried.fates);
+            if let Some(truth) = &shared.truth {
+                truth.note_copies(&tried.fates);
             }
+            tries.go_on(shared, tried).await;
+        }
+    }
+}
+
+/// The sends of one batch, each of what the one before left over.
+struct Tries {
+    batch: Option<Batch>,
+    /// How often it was sent again.
+    again: u32,
+    backoff: Backoff,
+}
+
+/// One of them.
+struct Tried {
+    batch: Batch,
+    /// `None` for what is to be sent again.
+    fates: Vec<Option<Fate>>,
+    is_answered: bool,
+    /// The events never left, and are in no doubt from before: no try was used up.
+    is_free: bool,
+    wait: Option<Duration>,
+}
+
+impl Tries {
+    fn new(batch: Batch) -> Self {
+        Self { batch: Some(batch), again: 0, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT) }
+    }
+
+    /// Sends what is left over; `None` when there is nothing.
+    async fn next(&mut self, shared: &Shared) -> Option<Tried> {
+        let mut batch = self.batch.take()?;
+        let heard = ask(shared, batch.body.clone(), batch.events.len()).await;
+        shared.say(&heard);
+        let has_left = !matches!(heard, Heard::NotSent(_));
+        let is_free = !has_left && batch.events.iter().all(|sent| sent.doubts == 0);
+        if has_left && self.again > 0 {
+            shared.note_resent(batch.events.len());
+        }
+        let may_send_again = if is_free {
+            !shared.stop.is_cancelled()
+        } else {
+            self.again < shared.retries && !shared.give_up.is_cancelled()
+        };
+        let fates = judge(&mut batch, &heard, may_send_again);
+        let (is_answered, wait) = match heard {
+            Heard::Verdicts { wait, .. } => (true, wait),
+            Heard::Refused { wait, .. } => (false, wait),
+            Heard::NotSent(_) | Heard::Nothing(_) => (false, None),
+        };
+        Some(Tried { batch, fates, is_answered, is_free, wait })
+    }
+
+    /// Keeps what `tried` leaves over, and waits until it may be sent again.
+    async fn go_on(&mut self, shared: &Shared, tried: Tried) {
+        self.batch = tried.batch.without_settled(&tried.fates);
+        if self.batch.is_none() {
             return;
         }
-        match ask(shared, batch.body.clone(), events).await {
-            Outcome::NotSent(reason) => {
-                shared.say_away(&reason);
-                // Ends early when the run stops; the loop's head sees it.
-                let _ = wait_until(Instant::now() + backoff.next_wait(), &shared.stop).await;
-            }
-            outcome => break outcome,
-        }
-    };
-    let wait = match outcome {
-        Outcome::NotSent(_) => unreachable!("tried again above"),
-        Outcome::Unknown(reason) => {
-            shared.say_away(&reason);
-            Tally::add(&tally.unknown, events);
-            ledger.note(batch, &vec![Some(LedgerAnswer::Unknown); events]).await;
-            None
-        }
-        Outcome::Refused { reason, wait } => {
-            shared.say_away(&reason);
-            Tally::add(&tally.refused, events);
-            wait
-        }
-        Outcome::Answered { verdicts, wait } => {
-            tally.answered(due.elapsed());
-            let acknowledged = note(tally, ledger, batch, &verdicts).await;
-            if acknowledged {
-                shared.say_back();
-            } else if let Some(Verdict::Retry { message }) = verdicts.first() {
-                shared.say_away(message);
-            }
-            wait
-        }
-    };
-    if let Some(wait) = wait {
-        let _ = wait_until(Instant::now() + wait, &shared.stop).await;
+        let cancel = if tried.is_free {
+            &shared.stop
+        } else {
+            self.again += 1;
+            &shared.give_up
+        };
+        let asked = tried.wait.unwrap_or_default().mul_f64(1.0 + rand::random_range(0.0..JITTER));
+        // When it ends early, the next send is the last one.
+        let _ = wait(Instant::now() + self.backoff.next_wait().max(asked), cancel).await;
     }
 }
 
-/// Counts the verdicts and writes them down; tells if any event is acknowledged.
-async fn note(tally: &Tally, ledger: &Ledger, batch: &Batch, verdicts: &[Verdict]) -> bool {
-    let (mut ok, mut invalid, mut retry, mut unexpected) = (0, 0, 0, 0);
-    let answers: Vec<Option<LedgerAnswer>> = batch
-        .events
-        .iter()
-        .zip(verdicts)
-        .map(|(sent, verdict)| {
-            let answer = match verdict {
-                Verdict::Ok => {
-                    ok += 1;
-                    LedgerAnswer::Ok
-                }
-                Verdict::Invalid { .. } => {
-                    invalid += 1;
-                    LedgerAnswer::Invalid
-                }
-                // Kafka may have taken it without saying so in time.
-                Verdict::Retry { .. } => {
-                    retry += 1;
-                    LedgerAnswer::Unknown
-                }
-            };
-            let is_expected = match answer {
-                LedgerAnswer::Ok => sent.is_valid,
-                LedgerAnswer::Invalid => !sent.is_valid,
-                LedgerAnswer::Unknown => true,
-            };
-            unexpected += usize::from(!is_expected);
-            Some(answer)
-        })
-        .collect();
-    ledger.note(batch, &answers).await;
-    Tally::add(&tally.ok, ok);
-    Tally::add(&tally.invalid, invalid);
-    Tally::add(&tally.retry, retry);
-    Tally::add(&tally.unexpected, unexpected);
-    ok + invalid > 0
-}
-
-async fn ask(shared: &Shared, body: Bytes, events: usize) -> Outcome {
+async fn ask(shared: &Shared, body: Bytes, events: usize) -> Heard {
     let request = shared.client.post(shared.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
-    let response = match request.send().await {
-        Ok(response) => response,
-        Err(error) if error.is_connect() => return Outcome::NotSent(innermost(&error)),
-        Err(error) => return Outcome::Unknown(innermost(&error)),
+    let exchange = async {
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Heard::NotSent(innermost(&error)),
+            Err(error) => return Heard::Nothing(innermost(&error)),
+        };
+        let status = response.status();
+        let headers = response.headers().clone();
+        match response.bytes().await {
+            Ok(body) => answer::read(status, &headers, &body, events),
+            Err(error) => Heard::Nothing(innermost(&error)),
+        }
     };
-    let status = response.status();
-    let wait = retry_after(status, response.headers());
-    match response.bytes().await {
-        Ok(body) => read(status, &body, events, wait),
-        Err(error) => Outcome::Unknown(innermost(&error)),
+    tokio::select! {
+        heard = exchange => heard,
+        () = shared.give_up.cancelled() => Heard::Nothing("no answer before the end of the run".to_owned()),
     }
-}
-
-fn read(status: StatusCode, body: &[u8], events: usize, wait: Option<Duration>) -> Outcome {
-    if let Ok(answer) = serde_json::from_slice::<Answer>(body)
-        && matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE)
-    {
-        if answer.verdicts.len() == events {
-            return Outcome::Answered { verdicts: answer.verdicts, wait };
-        }
-        return Outcome::Unknown(format!("{} verdicts for {events} events", answer.verdicts.len()));
-    }
-    // A server's fault may have come at any time; with these the collector has taken nothing.
-    let takes_nothing = status == StatusCode::SERVICE_UNAVAILABLE || status.is_client_error();
-    match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(ErrorBody { error }) if takes_nothing && status != StatusCode::REQUEST_TIMEOUT => {
-            Outcome::Refused { reason: format!("{status}: {}", error.message), wait }
-        }
-        _ => Outcome::Unknown(format!("an answer of status {status} without verdicts")),
-    }
-}
-
-/// How long the collector wants to be left alone.
-fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    let asks = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
-    let seconds = || headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok();
-    asks.then(|| seconds().map_or(USUAL_RETRY_AFTER, Duration::from_secs).min(LONGEST_RETRY_AFTER))
 }
 
 /// The deepest cause: the client's own words are "error sending request".
@@ -210,8 +211,50 @@ fn innermost(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
+impl Copies {
+    /// Takes those events of `batch` that are acknowledged and are to be sent twice.
+    fn collect(&mut self, batch: &Batch, fates: &[Option<Fate>]) {
+        for (sent, fate) in batch.events.iter().zip(fates) {
+            if sent.is_doubled && *fate == Some(Fate::Ok) {
+                let event = &batch.body[sent.place.clone()];
+                if self.builder.is_full_for(event) {
+                    self.full.push(std::mem::take(&mut self.builder).finish());
+                }
+                self.builder.push(event, Sent { doubts: 0, ..sent.clone() });
+            }
+        }
+    }
+
+    fn take(&mut self) -> Vec<Batch> {
+        let Self { builder, mut full, .. } = std::mem::take(self);
+        if !builder.is_empty() {
+            full.push(builder.finish());
+        }
+        full
+    }
+}
+
 impl Shared {
-    fn say_away(&self, reason: &str) {
+    fn note_resent(&self, events: usize) {
+        self.tally.note_resent(events);
+        if let Some(truth) = &self.truth {
+            truth.note_resent(events);
+        }
+    }
+
+    /// Says once when events are not acknowledged, and once when they are again.
+    fn say(&self, heard: &Heard) {
+        let reason = match heard {
+            Heard::NotSent(reason) | Heard::Nothing(reason) | Heard::Refused { reason, .. } => reason,
+            Heard::Verdicts { verdicts, .. } => {
+                if verdicts.iter().all(|verdict| *verdict == Verdict::Retry) {
+                    "every verdict is retry"
+                } else {
+                    self.say_back();
+                    return;
+                }
+            }
+        };
         if !self.is_away.swap(true, Ordering::Relaxed) {
             warn!(url = %self.url, reason, "events are not acknowledged, going on with back-off");
         }
@@ -222,52 +265,12 @@ impl Shared {
             info!(url = %self.url, "events are acknowledged again");
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outcome(status: u16, body: &str) -> &'static str {
-        match read(StatusCode::from_u16(status).expect("status"), body.as_bytes(), 1, None) {
-            Outcome::NotSent(_) => "not sent",
-            Outcome::Unknown(_) => "unknown",
-            Outcome::Refused { .. } => "refused",
-            Outcome::Answered { .. } => "answered",
+    fn say_surprised(&self, batch: &Batch, sent: &Sent) {
+        if !self.is_surprised.swap(true, Ordering::Relaxed) {
+            let event = String::from_utf8_lossy(&batch.body[sent.place.clone()]);
+            let expected = if sent.facts.is_some() { "ok" } else { "invalid" };
+            warn!(expected, %event, "an event's verdict is not what was expected; further ones are only counted");
         }
-    }
-
-    #[test]
-    fn only_what_the_collector_surely_did_not_take_counts_as_refused() {
-        let verdicts = r#"{"verdicts":[{"verdict":"ok"}],"ok":1,"invalid":0,"retry":0}"#;
-        let two = r#"{"verdicts":[{"verdict":"ok"},{"verdict":"ok"}],"ok":2,"invalid":0,"retry":0}"#;
-        let error = r#"{"error":{"code":"x","message":"y"}}"#;
-        for (status, body, expected) in [
-            (200, verdicts, "answered"),
-            (503, verdicts, "answered"),
-            (200, two, "unknown"),
-            (200, "", "unknown"),
-            (500, verdicts, "unknown"),
-            (503, error, "refused"),
-            (400, error, "refused"),
-            (408, error, "unknown"),
-            (500, error, "unknown"),
-            (502, "bad gateway", "unknown"),
-            (503, "proxy", "unknown"),
-        ] {
-            assert_eq!(outcome(status, body), expected, "{status} {body}");
-        }
-    }
-
-    #[test]
-    fn the_wait_that_was_asked_for_is_kept_within_reason() {
-        let headers =
-            |value: &'static str| HeaderMap::from_iter([(RETRY_AFTER, value.parse().expect("value"))]);
-        let busy = StatusCode::SERVICE_UNAVAILABLE;
-        assert_eq!(retry_after(busy, &headers("3")), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after(busy, &headers("86400")), Some(LONGEST_RETRY_AFTER));
-        assert_eq!(retry_after(busy, &headers("Fri, 31 Dec 1999 23:59:59 GMT")), Some(USUAL_RETRY_AFTER));
-        assert_eq!(retry_after(busy, &HeaderMap::new()), Some(USUAL_RETRY_AFTER));
-        assert_eq!(retry_after(StatusCode::OK, &headers("3")), None);
     }
 }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::delivery::Fate;
+use super::source::Sent;
+
 /// Latencies are kept in buckets an eighth of a power of two wide: right to 12 %.
 const STEPS: u32 = 8;
 const BUCKETS: usize = 64 * STEPS as usize;
@@ -15,32 +18,38 @@ const BUCKETS: usize = 64 * STEPS as usize;
 pub(super) struct Tally {
     pub(super) ok: AtomicU64,
     pub(super) invalid: AtomicU64,
-    pub(super) retry: AtomicU64,
+    pub(super) not_stored: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) unknown: AtomicU64,
     pub(super) not_sent: AtomicU64,
-    pub(super) unexpected: AtomicU64,
+    pub(super) resent: AtomicU64,
+    duplicates: AtomicU64,
+    unexpected: AtomicU64,
     /// Requests by the microseconds from their due time to their answer.
     latencies: Box<[AtomicU64]>,
 }
 
-/// What became of the events.
+/// What became of the events, each counted once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// All that went out: ok, invalid, retry, refused and unknown.
+    /// All that went out: ok, invalid, not stored, refused and unknown.
     pub sent: u64,
     /// Acknowledged: in the raw topic.
     pub ok: u64,
     /// Acknowledged: in the invalid topic.
     pub invalid: u64,
-    /// Not acknowledged by Kafka in time; each may be there once or not at all.
-    pub retry: u64,
-    /// In requests that the collector turned away as a whole: not there.
+    /// Thrown away by the collector, as the request asked: not there.
+    pub not_stored: u64,
+    /// In requests that the collector turned away as a whole, to the last try: not there.
     pub refused: u64,
-    /// Without an answer; each may be there once or not at all.
+    /// Not acknowledged to the last try; each may be there or not.
     pub unknown: u64,
     /// Made, and never sent: the collector was not reached before the end.
     pub not_sent: u64,
+    /// How many events were sent again, since they were not acknowledged; each time counts.
+    pub resent: u64,
+    /// Events that were acknowledged a second time, on purpose.
+    pub duplicates: u64,
     /// Valid events called invalid, and invalid ones called ok.
     pub unexpected: u64,
     pub seconds: f64,
@@ -62,10 +71,12 @@ impl Default for Tally {
         Self {
             ok: count(),
             invalid: count(),
-            retry: count(),
+            not_stored: count(),
             refused: count(),
             unknown: count(),
             not_sent: count(),
+            resent: count(),
+            duplicates: count(),
             unexpected: count(),
             latencies: (0..BUCKETS).map(|_| count()).collect(),
         }
@@ -73,8 +84,48 @@ impl Default for Tally {
 }
 
 impl Tally {
-    pub(super) fn add(counter: &AtomicU64, events: usize) {
-        counter.fetch_add(events as u64, Ordering::Relaxed);
+    /// Counts the fates of `events`; the first event whose verdict is not what it should be.
+    pub(super) fn note<'a>(&self, events: &'a [Sent], fates: &[Option<Fate>]) -> Option<&'a Sent> {
+        let mut counts = [0_u64; 7];
+        let mut first_unexpected = None;
+        for (sent, fate) in events.iter().zip(fates) {
+            let Some(fate) = fate else { continue };
+            let (place, is_expected) = match fate {
+                Fate::Ok => (0, sent.facts.is_some()),
+                Fate::Invalid { .. } => (1, sent.facts.is_none()),
+                Fate::NotStored => (2, true),
+                Fate::Refused => (3, true),
+                Fate::Unknown => (4, true),
+                Fate::NotSent => (5, true),
+            };
+            counts[place] += 1;
+            if !is_expected {
+                counts[6] += 1;
+                first_unexpected = first_unexpected.or(Some(sent));
+            }
+        }
+        let counters = [
+            &self.ok,
+            &self.invalid,
+            &self.not_stored,
+            &self.refused,
+            &self.unknown,
+            &self.not_sent,
+            &self.unexpected,
+        ];
+        for (counter, count) in counters.into_iter().zip(counts) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+        first_unexpected
+    }
+
+    pub(super) fn note_copies(&self, fates: &[Option<Fate>]) {
+        let ok = fates.iter().flatten().filter(|fate| **fate == Fate::Ok).count();
+        self.duplicates.fetch_add(ok as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_resent(&self, events: usize) {
+        self.resent.fetch_add(events as u64, Ordering::Relaxed);
     }
 
     pub(super) fn answered(&self, latency: Duration) {
@@ -83,7 +134,7 @@ impl Tally {
     }
 
     pub(super) fn sent(&self) -> u64 {
-        [&self.ok, &self.invalid, &self.retry, &self.refused, &self.unknown]
+        [&self.ok, &self.invalid, &self.not_stored, &self.refused, &self.unknown]
             .map(|count| count.load(Ordering::Relaxed))
             .iter()
             .sum()
@@ -99,10 +150,12 @@ impl Tally {
             sent,
             ok: of(&self.ok),
             invalid: of(&self.invalid),
-            retry: of(&self.retry),
+            not_stored: of(&self.not_stored),
             refused: of(&self.refused),
             unknown: of(&self.unknown),
             not_sent: of(&self.not_sent),
+            resent: of(&self.resent),
+            duplicates: of(&self.duplicates),
             unexpected: of(&self.unexpected),
             seconds,
             events_per_second,
@@ -153,17 +206,20 @@ impl fmt::Display for Report {
             "sent {} events in {:.1} s, {:.0} a second",
             self.sent, self.seconds, self.events_per_second
         )?;
-        writeln!(f, "  ok       {:>12}  acknowledged, in the raw topic", self.ok)?;
-        writeln!(f, "  invalid  {:>12}  acknowledged, in the invalid topic", self.invalid)?;
-        writeln!(
-            f,
-            "  retry    {:>12}  not acknowledged by kafka: may be there once or not at all",
-            self.retry
-        )?;
-        writeln!(f, "  refused  {:>12}  turned away by the collector", self.refused)?;
-        writeln!(f, "  unknown  {:>12}  without an answer: may be there once or not at all", self.unknown)?;
-        if self.not_sent > 0 {
-            writeln!(f, "  not sent {:>12}  the collector was not reached", self.not_sent)?;
+        let lines = [
+            ("ok", self.ok, "acknowledged, in the raw topic", true),
+            ("invalid", self.invalid, "acknowledged, in the invalid topic", true),
+            ("not stored", self.not_stored, "thrown away by the collector, as asked", false),
+            ("refused", self.refused, "turned away by the collector, to the last try", true),
+            ("unknown", self.unknown, "not acknowledged, to the last try: may be there or not", true),
+            ("not sent", self.not_sent, "the collector was not reached", false),
+            ("resent", self.resent, "sends beyond the first, for want of an acknowledgement", true),
+            ("duplicates", self.duplicates, "sent and acknowledged a second time on purpose", false),
+        ];
+        for (name, count, meaning, always) in lines {
+            if always || count > 0 {
+                writeln!(f, "  {name:<10} {count:>12}  {meaning}")?;
+            }
         }
         if self.unexpected > 0 {
             writeln!(f, "  {} verdicts differ from what was expected of their events", self.unexpected)?;
