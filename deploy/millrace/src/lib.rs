@@ -4,6 +4,7 @@
 mod ask;
 mod pipeline;
 mod table;
+mod tail;
 mod workers;
 
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ enum Command {
     Resume(pipeline::Target),
     /// End a pipeline after a last commit; its record, topics and lake stay.
     Kill(pipeline::Target),
+    /// Show the latest rows of the running partitions, uncommitted ones marked.
+    Tail(tail::Config),
     /// List a master's workers: id, pid, state, cores, memory, partitions.
     Workers(workers::Config),
 }
@@ -130,6 +133,7 @@ async fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode
         Command::Pause(target) => pipeline::pause(target).await.map(|()| true)?,
         Command::Resume(target) => pipeline::resume(target).await.map(|()| true)?,
         Command::Kill(target) => pipeline::kill(target).await.map(|()| true)?,
+        Command::Tail(config) => tail::run(config, shutdown).await.map(|()| true)?,
         Command::Workers(config) => workers::run(config).await.map(|()| true)?,
     };
     Ok(if is_well && !stop.has_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -107,11 +107,10 @@ impl AsyncFileReader for Reader {
     }
 }
 
+pub(super) type Files = BoxStream<'static, Result<(FileKey, ObjectMeta), Status>>;
+
 /// The files of a part of a lake, as the store lists them.
-pub(super) fn list(
-    slots: &BTreeMap<SlotId, Shown>,
-    listing: &Listing,
-) -> Result<BoxStream<'static, Result<(FileKey, ObjectMeta), Status>>, Status> {
+pub(super) fn list(slots: &BTreeMap<SlotId, Shown>, listing: &Listing) -> Result<Files, Status> {
     let pipeline = match &listing.pipeline {
         Some(pipeline) => pipeline.clone(),
         None => the_only_lake(slots)?,
