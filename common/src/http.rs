@@ -10,13 +10,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::port_holder::port_holder;
+use crate::telemetry::process;
 
 /// Whether the process can do its work, and if not, what it waits for.
 #[derive(Debug, Clone)]
@@ -47,7 +48,7 @@ impl Readiness {
 }
 
 /// The three routes: `/healthz` (the process runs), `/readyz` (503 and the reason while it can't work),
-/// `/metrics` (OpenMetrics text).
+/// `/metrics` (OpenMetrics text: the process' own, then `metrics`).
 pub fn status_routes(readiness: Readiness, metrics: Arc<Registry>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -64,7 +65,10 @@ async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
 
 async fn show_metrics(State(metrics): State<Arc<Registry>>) -> impl IntoResponse {
     let mut text = String::new();
-    match encode(&mut text, &metrics) {
+    let written = encode_registry(&mut text, &process::registry())
+        .and_then(|()| encode_registry(&mut text, &metrics))
+        .and_then(|()| encode_eof(&mut text));
+    match written {
         Ok(()) => (
             StatusCode::OK,
             [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],

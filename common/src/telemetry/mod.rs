@@ -1,7 +1,8 @@
 //! What a process tells of itself while it runs: logs to stderr (plain text, JSON for collectors of logs), and, where
-//! they are asked for, traces to an OTLP receiver. Metrics are in [`crate::http`] and [`crate::process_metrics`].
+//! they are asked for, traces to an OTLP receiver. The process' own metrics are here, too; [`crate::http`] serves them.
 
 mod export;
+pub(crate) mod process;
 mod trace;
 
 use std::io::IsTerminal;
