@@ -32,7 +32,7 @@ pub(crate) enum BuiltIn {
     /// Not admitted yet.
     New,
     /// Restored from the store; its slots are worked on already.
-    Known(PipelineDefinition),
+    Known(Box<PipelineDefinition>),
 }
 
 /// The store can't be read, or the flags contradict it.
@@ -93,7 +93,7 @@ pub(crate) async fn find(store: &mut Store, config: &PipelineConfig) -> Result<B
                     let body = RecordBody::Pipeline(Box::new(record));
                     store.commit(vec![records::put(&Record { version: RECORD_VERSION, body })]).await?;
                 }
-                return Ok(BuiltIn::Known(definition));
+                return Ok(BuiltIn::Known(Box::new(definition)));
             }
             RecordBody::Completed(completed) if completed.definition.name == BUILT_IN => {
                 info!(pipeline = %completed.definition.id, "it was killed: the master does not make it again");

@@ -23,13 +23,13 @@ impl Troubles {
     }
 
     /// True if it is news.
-    fn set(&self, pipeline: &PipelineId, trouble: Option<String>) -> bool {
+    fn set(&self, pipeline: &PipelineId, trouble: Option<&str>) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match &trouble {
-            Some(text) => all.insert(pipeline.clone(), text.clone()),
+        let before = match trouble {
+            Some(text) => all.insert(pipeline.clone(), text.to_owned()),
             None => all.remove(pipeline),
         };
-        before != trouble
+        before.as_deref() != trouble
     }
 
     fn keep(&self, pipelines: &[PipelineId]) {
@@ -71,10 +71,10 @@ async fn look_at_all(handle: &Handle, troubles: &Troubles) {
         let pipeline = &view.definition.id;
         ids.push(pipeline.clone());
         let trouble = look_at(&view.definition, &known, handle).await.err();
-        if troubles.set(pipeline, trouble.clone()) {
+        if troubles.set(pipeline, trouble.as_deref()) {
             match trouble {
                 Some(reason) => {
-                    warn!(%pipeline, reason, "the source's partitions are not what they should be")
+                    warn!(%pipeline, reason, "the source's partitions are not what they should be");
                 }
                 None => info!(%pipeline, "the source's partitions are known again"),
             }
@@ -107,7 +107,7 @@ async fn look_at(definition: &PipelineDefinition, known: &[i32], handle: &Handle
         let found = Event::PartitionsFound { pipeline: definition.id.clone(), topic: number, count };
         match handle.apply(found).await {
             Ok(()) => {
-                info!(pipeline = %definition.id, topic = number, partitions = count, "partitions added")
+                info!(pipeline = %definition.id, topic = number, partitions = count, "partitions added");
             }
             Err(Refused::Rejected(rejection)) => return Err(rejection.to_string()),
             Err(Refused::Unavailable(reason)) => return Err(reason),

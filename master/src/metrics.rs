@@ -126,7 +126,8 @@ fn by_state(
 /// What its present owners have done, and what it lags behind, of each pipeline that has slots: few, since a person
 /// submits each.
 fn by_pipeline(encoder: &mut DescriptorEncoder<'_>, cluster: &Cluster) -> Result<(), std::fmt::Error> {
-    let figures: [(&str, &str, fn(&Slot) -> u64); 6] = [
+    type Figure = (&'static str, &'static str, fn(&Slot) -> u64);
+    let figures: [Figure; 6] = [
         ("pipeline_lag_records", "Records that the slower sink does not hold yet", |slot| {
             slot.lag.unwrap_or(0)
         }),

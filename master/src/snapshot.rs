@@ -152,7 +152,11 @@ fn pipeline_row(view: &core::PipelineView, slots: &[Slot], troubles: &Troubles) 
         slots: view.slots,
         slots_running: slots.iter().filter(|slot| slot.state == SlotState::Running).count(),
         lag: slots.iter().filter_map(|slot| slot.lag).reduce(|sum, lag| sum.saturating_add(lag)),
-        records_per_second: slots.iter().map(|slot| slot.records_per_second).sum(),
+        // An empty sum is -0.
+        records_per_second: slots
+            .iter()
+            .map(|slot| slot.records_per_second)
+            .fold(0.0, |sum, rate| sum + rate),
     }
 }
 

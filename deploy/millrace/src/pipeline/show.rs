@@ -159,7 +159,9 @@ fn settings(pipeline: &Pipeline, definition: &PipelineDefinition) -> Vec<(&'stat
         if let Some(endpoint) = &lake.endpoint {
             settings.push(("lake's server", endpoint.clone()));
         }
-        settings.push(("lake's secrets", format!("{}, {}", lake.access_key_id, lake.secret_access_key)));
+        if lake.url.starts_with("s3:") {
+            settings.push(("lake's secrets", format!("{}, {}", lake.access_key_id, lake.secret_access_key)));
+        }
         let limits = [
             format_bytes(roll.max_bytes),
             format!("{} rows", roll.max_rows),
