@@ -6,6 +6,7 @@
 //! always get the same verdicts, or a redone stretch would differ from the one that was done.
 
 pub mod clicks;
+pub mod enrich;
 mod options;
 mod output;
 pub mod raw;
