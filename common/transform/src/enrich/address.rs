@@ -33,7 +33,8 @@ fn authority(address: &str) -> Option<(&str, &str)> {
     let rest = if let Some(rest) = address.strip_prefix('/') {
         rest.strip_prefix('/')?
     } else {
-        let (scheme, rest) = address.split_once("://")?;
+        let (scheme, rest) = address.split_once(':')?;
+        let rest = rest.strip_prefix("//")?;
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
         is_scheme.then_some(rest)?
@@ -85,6 +86,8 @@ mod tests {
             ("/redirect/https://shop.example/", None, "/redirect/https://shop.example/", ""),
             ("home", None, "home", ""),
             ("://x", None, "://x", ""),
+            ("a:b://x", None, "a:b://x", ""),
+            ("mailto:me@shop.example", None, "mailto:me@shop.example", ""),
             ("", None, "", ""),
             ("#", None, "", ""),
             ("?", None, "", ""),

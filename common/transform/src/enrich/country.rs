@@ -56,7 +56,7 @@ pub struct Countries {
 }
 
 impl Countries {
-    /// Reads the file at `path`, which blocks: half a second for a large one.
+    /// Reads the file at `path`, which blocks: 50 ms for 12 MiB.
     ///
     /// # Errors
     /// When it can't be read, is no sound MMDB file, or has no countries.

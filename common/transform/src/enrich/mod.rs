@@ -15,6 +15,7 @@ mod sites;
 
 use std::sync::Arc;
 
+use self::address::Address;
 pub use self::agents::UserAgent;
 use self::agents::UserAgents;
 use self::country::KnownCountries;
@@ -85,20 +86,20 @@ impl Enrichers {
             (Some(agents), Some(text)) => agents.read(text),
             _ => UserAgent::default(),
         };
-        let referrers = self.referrers.as_mut();
+        let is_page_read = self.pages || self.referrers.is_some();
+        let page = said.page.filter(|_| is_page_read).map(Address::read);
+        let referrer_kind = match &mut self.referrers {
+            Some(referrers) => referrers.read(said.referrer, page.and_then(|page| page.host)),
+            None => None,
+        };
         let country = match (&mut self.countries, said.ip) {
             (Some(countries), Some(ip)) => countries.find(ip),
             _ => None,
         };
-        Found {
-            page: said.page.filter(|_| self.pages).map(Page::read),
-            user_agent,
-            referrer_kind: referrers.and_then(|referrers| referrers.read(said.referrer, said.page)),
-            country,
-        }
+        Found { page: page.filter(|_| self.pages).map(Page::of), user_agent, referrer_kind, country }
     }
 
-    /// Bytes that is remembered in, without the database of countries, which all slots share.
+    /// Bytes of what is remembered, without the database of countries, which all slots share.
     pub fn memory(&self) -> usize {
         self.user_agents.as_ref().map_or(0, UserAgents::memory)
             + self.referrers.as_ref().map_or(0, Referrers::memory)

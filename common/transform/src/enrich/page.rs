@@ -31,7 +31,10 @@ pub struct Page<'a> {
 impl<'a> Page<'a> {
     /// Never fails: a text that is no address is a path.
     pub fn read(page: &'a str) -> Self {
-        let Address { host, path, query } = Address::read(page);
+        Self::of(Address::read(page))
+    }
+
+    pub(super) fn of(Address { host, path, query }: Address<'a>) -> Self {
         let mut page = Self { host: host.map(lower), path, ..Self::default() };
         if !query.is_empty() {
             page.read_query(query);
