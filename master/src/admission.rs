@@ -184,7 +184,10 @@ impl Admission {
             None => lake_claim::claim(definition).await,
             Some(_) => lake_claim::renew(definition).await,
         };
-        claimed.map_err(|error| Refusal::Now(error.to_string()))?;
+        claimed.map_err(|error| {
+            let words = error.to_string();
+            if error.is_passing() { Refusal::Unavailable(words) } else { Refusal::Now(words) }
+        })?;
         let (boxed, partitions) = (Box::new(definition.clone()), topics::as_event(counts));
         let event = match stored {
             None => Event::PipelineSubmitted { definition: boxed, partitions },

@@ -260,6 +260,14 @@ mod tests {
     }
 
     #[test]
+    fn a_master_without_its_own_pipeline_takes_no_flags_for_it() {
+        assert!(parse(&["--no-pipeline", "--metadata-refresh", "1s"]).expect("flags").no_pipeline);
+        let refused = parse(&["--no-pipeline", "--lake", "file:///x"]).expect_err("contradiction");
+        assert!(refused.to_string().contains("--lake"), "{refused}");
+        assert_eq!(refused.exit_code(), 2);
+    }
+
+    #[test]
     fn bad_values_name_flag_value_and_accepted_form_and_exit_with_2() {
         for (flag, value, accepted) in [
             ("--state", "etcd://a", "use file:DIR"),

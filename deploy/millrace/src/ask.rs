@@ -59,6 +59,7 @@ impl Masters {
         question: impl AsyncFn(MasterClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
         let mut silent = Vec::new();
+        let mut not_now = None;
         for master in &self.master {
             let endpoint = Endpoint::from_shared(format!("http://{master}"))
                 .map_err(|_| Error::Address { master: master.clone() })?;
@@ -77,15 +78,17 @@ impl Masters {
             };
             match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) if status.code() == Code::Unavailable => {
-                    silent.push(format!("{master}: {}", status.message()));
-                }
+                // Another master may be able to.
+                Err(status) if status.code() == Code::Unavailable => not_now = Some(status),
                 Err(status) if status.code() == Code::InvalidArgument => {
                     return Err(Error::Usage(status.message().to_owned()));
                 }
                 Err(status) => return Err(Error::Refused(status.message().to_owned())),
             }
         }
-        Err(Error::Unreachable(silent))
+        Err(match not_now {
+            Some(status) => Error::Refused(status.message().to_owned()),
+            None => Error::Unreachable(silent),
+        })
     }
 }

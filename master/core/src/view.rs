@@ -68,7 +68,8 @@ pub struct PipelineView {
     pub state: PipelineState,
     /// Partitions of all its source topics.
     pub slots: usize,
-    /// Why no worker, or not every worker it should, has a slot of it; `None` when nothing is waited for.
+    /// Why not all of its slots have an owner, or what is to happen before it is in its state; `None` when nothing
+    /// is waited for.
     pub waiting_for: Option<String>,
     /// When it was killed, in milliseconds since 1970 UTC.
     pub killed_at_ms: Option<u64>,
@@ -165,7 +166,7 @@ impl Coordinator {
         let owned = self.slots_of(id).filter(|(_, slot)| slot.owner().is_some()).count();
         let held = || counted(owned, "partition");
         let (state, waiting_for) = match pipeline.stage {
-            Stage::Running if owned > 0 => (PipelineState::Running, None),
+            Stage::Running if owned > 0 => (PipelineState::Running, self.why_some_are_idle(id)),
             Stage::Running => (PipelineState::Waiting, self.why_nothing_runs(id)),
             Stage::Changing if owned > 0 => {
                 (PipelineState::Running, Some(format!("{} to be given up before it goes on", held())))
@@ -190,9 +191,16 @@ impl Coordinator {
         }
     }
 
+    fn why_some_are_idle(&self, id: &PipelineId) -> Option<String> {
+        let idle = self.slots_of(id).filter(|(_, slot)| slot.owner().is_none()).count();
+        let reason = self.why_nothing_runs(id).filter(|_| idle > 0)?;
+        Some(format!("{} without owner: {reason}", counted(idle, "partition")))
+    }
+
     /// The reason that most people need first: of a slot that is not halted, if there is one.
     fn why_nothing_runs(&self, id: &PipelineId) -> Option<String> {
-        let slot = self.slots_of(id).min_by_key(|(_, slot)| slot.halt.is_some());
+        let idle = self.slots_of(id).filter(|(_, slot)| slot.owner().is_none());
+        let slot = idle.min_by_key(|(_, slot)| slot.halt.is_some());
         slot.map(|(id, slot)| self.unowned_reason(id, slot))
     }
 

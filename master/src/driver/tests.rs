@@ -166,3 +166,22 @@ async fn a_session_that_was_replaced_is_ended() {
     assert!(!second.cut.is_cancelled());
     assert!(first.number < second.number);
 }
+
+#[tokio::test]
+async fn a_reserved_id_outlives_the_master_until_its_pipeline_is_admitted() {
+    let folder = tempfile::tempdir().expect("folder");
+    let location = StateLocation::File(folder.path().into());
+    let (handle, shutdown) = started(Store::open(&location).await.expect("store")).await;
+    let reserved = handle.reserve("clickstream").await.expect("reserved");
+    assert_eq!(handle.reserve("clickstream").await.expect("again"), reserved);
+    assert_ne!(handle.reserve("views").await.expect("another").pipeline, reserved.pipeline);
+    drop(handle);
+    shutdown.begin();
+    assert!(shutdown.drained(Duration::from_secs(60)).await, "all tasks end");
+
+    let (handle, _shutdown) = started(Store::open(&location).await.expect("store")).await;
+    assert_eq!(handle.reserve("clickstream").await.expect("kept"), reserved);
+    handle.apply(submitted()).await.expect("admitted");
+    assert!(!stored_epochs(folder.path()).await.contains_key("submission/clickstream"));
+    assert_ne!(handle.reserve("clickstream").await.expect("anew"), reserved, "an id is used once");
+}

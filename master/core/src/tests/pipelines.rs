@@ -290,6 +290,9 @@ fn resume_lets_the_halted_slots_of_a_running_pipeline_go_on() {
         reason: millrace_types::StopReason::Halted(halt),
     });
     assert_eq!(cluster.slot(1).state, SlotState::Halted);
+    let partly = cluster.pipeline("clicks-1");
+    assert_eq!(partly.state, PipelineState::Running);
+    assert_eq!(partly.waiting_for.as_deref(), Some("1 partition without owner: halted: gone"));
     let before = cluster.owners()[&0].clone();
     cluster.apply(resume("clicks-1"));
     cluster.pass(1_000);
