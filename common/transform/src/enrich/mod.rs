@@ -28,7 +28,7 @@ use self::referrer::Referrers;
 pub const USER_AGENTS_BYTES: u32 = 1 << 20;
 /// Bytes that what is known of referrers' hosts may take.
 pub const REFERRERS_BYTES: u32 = 1 << 18;
-/// Bytes that what is known of addresses may take: some ten thousands of them.
+/// Bytes that what is known of addresses may take: nearly thirty thousand of them.
 pub const ADDRESSES_BYTES: u32 = 1 << 20;
 
 /// What is to be found out.
