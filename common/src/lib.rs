@@ -13,5 +13,6 @@ pub mod record;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;
+pub mod window;
 
 pub use millrace_types as types;

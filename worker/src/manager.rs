@@ -11,6 +11,7 @@ use millrace_common::lake::{self, Lake};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason};
 use millrace_common::units::format_bytes;
+use millrace_common::window;
 use millrace_proto::Grant;
 use millrace_transform::Registry;
 use tokio::sync::{Notify, mpsc};
@@ -21,7 +22,7 @@ use crate::budget::{Budget, Division};
 use crate::compute::{ComputePool, blocking};
 use crate::kafka::{ConsumerLimits, SourceConsumer};
 use crate::rate::Rate;
-use crate::slot::{self, LatestRequests, Slot, SlotStatus, Trial, WINDOW_BYTES_PER_OFFSET};
+use crate::slot::{self, LatestRequests, Slot, SlotStatus, Trial};
 
 /// How long a revoked slot may take for its last commit; its successor redoes what is not committed.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
@@ -258,7 +259,7 @@ impl Manager {
 
     /// The windows of the duplicate rule may take half of the buffers' budget.
     fn window_fits(&self, definition: &PipelineDefinition) -> Result<(), String> {
-        let window = |definition: &PipelineDefinition| definition.duplicate_window * WINDOW_BYTES_PER_OFFSET;
+        let window = |definition: &PipelineDefinition| definition.duplicate_window * window::BYTES_PER_OFFSET;
         let running = self.parts.running.lock();
         let taken: u64 = running.values().map(|shown| window(&shown.definition)).sum();
         let budget = self.parts.division.buffer_bytes / 2;

@@ -13,9 +13,9 @@ use millrace_common::headers;
 use millrace_common::record::{CommittedRecord, OffsetRanges, WindowBounds};
 use millrace_common::telemetry::RecordTraces;
 use millrace_common::types::{NextOffset, SlotId};
+use millrace_common::window::Window;
 use millrace_transform::{Output, RowPlace, SourceRecord, Transform, Verdict, Wants};
 
-use super::window::Window;
 use crate::kafka::{Batch, EnrichedRecords, InvalidRecord};
 use crate::lake::{FinishError, FinishedFile, LakeBuffer};
 

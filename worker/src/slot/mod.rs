@@ -17,7 +17,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod trial;
-mod window;
 mod work;
 
 use std::sync::Arc;
@@ -39,7 +38,6 @@ pub(crate) use latest::{LatestRequests, LatestRows};
 pub(crate) use status::SlotStatus;
 pub(crate) use trial::Trial;
 pub use trial::try_records;
-pub(crate) use window::BYTES_PER_OFFSET as WINDOW_BYTES_PER_OFFSET;
 
 /// Everything that a slot's task works with.
 pub(crate) struct Slot {

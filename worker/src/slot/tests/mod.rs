@@ -29,6 +29,7 @@ use crate::kafka::ConsumerLimits;
 
 mod both_sinks;
 mod lake_only;
+mod store_contract;
 
 struct Bench {
     servers: String,

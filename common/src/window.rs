@@ -5,16 +5,17 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashTable;
-use millrace_common::record::WindowBounds;
-use millrace_common::types::NextOffset;
 use sha2::{Digest, Sha256};
 
+use crate::record::WindowBounds;
+use crate::types::NextOffset;
+
 /// Bytes of memory for each offset of a window: hash, offset, and the table's share at its emptiest.
-pub(crate) const BYTES_PER_OFFSET: u64 = 40;
+pub const BYTES_PER_OFFSET: u64 = 40;
 
 /// The keys that occurred among the last offsets.
 #[derive(Debug)]
-pub(super) struct Window {
+pub struct Window {
     bounds: WindowBounds,
     hashes: VecDeque<u128>,
     offsets: VecDeque<i64>,
@@ -25,7 +26,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(bounds: WindowBounds) -> Self {
+    pub fn new(bounds: WindowBounds) -> Self {
         Self {
             bounds,
             hashes: VecDeque::new(),
@@ -36,7 +37,7 @@ impl Window {
     }
 
     /// The first offset that must have been taken in before the record at `offset` is judged.
-    pub(super) fn reaches_back_to(&self, offset: NextOffset) -> NextOffset {
+    pub fn reaches_back_to(&self, offset: NextOffset) -> NextOffset {
         match self.bounds.size {
             0 => offset,
             _ => self.bounds.reaches_back_to(offset.0),
@@ -44,19 +45,23 @@ impl Window {
     }
 
     /// Judges what comes by other bounds of the same size.
-    pub(super) fn set_bounds(&mut self, bounds: WindowBounds) {
+    pub fn set_bounds(&mut self, bounds: WindowBounds) {
         self.bounds = bounds;
     }
 
     /// Takes in the record at `offset`, which lies behind all that were taken in, and tells whether it is a client
     /// duplicate. A record without key is none.
-    pub(super) fn is_duplicate(&mut self, offset: i64, key: Option<&[u8]>) -> bool {
-        let Some(key) = key.filter(|_| self.bounds.size > 0) else { return false };
+    pub fn is_duplicate(&mut self, offset: i64, key: Option<&[u8]>) -> bool {
+        self.bounds.size > 0 && self.is_duplicate_hash(offset, key.map(hash_of))
+    }
+
+    /// The same for a key of which only the hash ([`hash_of`]) is known.
+    pub fn is_duplicate_hash(&mut self, offset: i64, hash: Option<u128>) -> bool {
+        let Some(hash) = hash.filter(|_| self.bounds.size > 0) else { return false };
         self.forget_below(self.bounds.reaches_back_to(offset));
         if offset < self.bounds.floor.0 {
             return false;
         }
-        let hash = hash_of(key);
         let number = self.first.wrapping_add(u32::try_from(self.hashes.len()).unwrap_or(u32::MAX));
         let (hashes, first) = (&self.hashes, self.first);
         let hash_at = |number: &u32| hashes[number.wrapping_sub(first) as usize];
@@ -106,13 +111,14 @@ impl Window {
     }
 
     /// Bytes of memory that the keys take.
-    pub(super) fn memory(&self) -> u64 {
+    pub fn memory(&self) -> u64 {
         let entries = self.hashes.capacity() * size_of::<u128>() + self.offsets.capacity() * size_of::<i64>();
         (entries + self.last_of.allocation_size()) as u64
     }
 }
 
-fn hash_of(key: &[u8]) -> u128 {
+/// What a key is known by.
+pub fn hash_of(key: &[u8]) -> u128 {
     let digest = Sha256::digest(key);
     let (half, _) = digest.split_at(size_of::<u128>());
     u128::from_le_bytes(half.try_into().expect("half of a SHA-256 has 16 bytes"))
