@@ -8,7 +8,7 @@ use super::weighted;
 
 const FULL_CART: usize = 5;
 /// The pages of a crawler's visit.
-const CRAWLED: std::ops::Range<u32> = 3..60;
+const CRAWLED: std::ops::Range<u32> = 3..30;
 
 /// What a visitor does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,15 +86,15 @@ const FROM_LIST: [(u32, Move); 6] = [
 ];
 const FROM_PRODUCT: [(u32, Move); 7] = [
     (20, Move::Click),
-    (15, Move::AddToCart),
+    (18, Move::AddToCart),
     (25, Move::Product),
     (14, Move::Category),
     (5, Move::Search),
     (3, Move::Home),
-    (18, Move::Leave),
+    (15, Move::Leave),
 ];
 const AFTER_ADDING: [(u32, Move); 4] =
-    [(48, Move::Cart), (22, Move::Product), (16, Move::Category), (14, Move::Leave)];
+    [(54, Move::Cart), (20, Move::Product), (14, Move::Category), (12, Move::Leave)];
 const FROM_CART: [(u32, Move); 5] = [
     (50, Move::Checkout),
     (14, Move::Product),
