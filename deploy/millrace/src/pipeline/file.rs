@@ -65,7 +65,7 @@ fn draft(root: Map<String, Value>, user: String, problems: &mut Vec<Problem>) ->
     match file.section("sinks") {
         Some(sinks) => read_sinks(sinks, &mut draft),
         None => {
-            file.missing("sinks", "a table [sinks] with invalid_topic, and enriched_topic or [sinks.lake]")
+            file.missing("sinks", "a table [sinks] with invalid_topic, and enriched_topic or [sinks.lake]");
         }
     }
     file.finish();
@@ -108,7 +108,7 @@ fn read_sinks(mut sinks: Section<'_>, draft: &mut Draft) {
         let mut target = LakeTarget::new(url);
         target.endpoint = lake.text("endpoint");
         target.region = lake.text("region");
-        let reference = |text: &str| text.parse::<SecretReference>().map_err(|error| error.to_string());
+        let reference = |text: &str| text.parse::<SecretReference>();
         if let Some(id) = lake.parsed("access_key_id", reference) {
             target.access_key_id = id;
         }
