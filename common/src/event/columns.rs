@@ -32,7 +32,7 @@ pub mod column {
     pub const UTM: [&str; 5] = ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"];
     pub const BROWSER: &str = "browser";
     pub const OS: &str = "os";
-    /// `pc`, `smartphone`, `mobilephone`, `crawler`, `appliance` or `misc`.
+    /// `pc`, `smartphone`, `tablet`, `mobilephone`, `appliance` or `crawler`.
     pub const DEVICE_CATEGORY: &str = "device_category";
     pub const IS_BOT: &str = "is_bot";
     /// What an advertiser's link carries to know its click again, and the parameter's name.

@@ -1,12 +1,11 @@
-//! What is found out about an event, in the order of its columns.
+//! What is found out about an event, as the columns and the enriched event have it.
 
 use std::borrow::Cow;
 
 use millrace_common::event::column;
 
-use super::options::{ClicksOptions, Enricher};
-use super::page::Page;
-use super::user_agent::UserAgents;
+use super::options::Enricher;
+use crate::enrich::{CountryCode, Found, Page, ReferrerKind};
 
 /// The derived columns of text, each with the enricher that fills it.
 pub(super) const TEXTS: [(&str, Enricher); 14] = [
@@ -26,60 +25,44 @@ pub(super) const TEXTS: [(&str, Enricher); 14] = [
     (column::COUNTRY, Enricher::Country),
 ];
 
-/// What the client said that more is found out from.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Known<'a> {
-    pub(super) user_agent: Option<&'a str>,
-    pub(super) page: Option<&'a str>,
-    pub(super) referrer: Option<&'a str>,
-    pub(super) ip: Option<&'a str>,
-}
-
 /// The derived values of one event.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Derived<'a> {
-    /// In the order of [`TEXTS`].
-    pub(super) texts: [Option<Cow<'a, str>>; TEXTS.len()],
+    found: &'a Found<'a>,
     pub(super) is_bot: Option<bool>,
 }
 
-/// The enrichers of one slot, with their caches.
-#[derive(Debug)]
-pub(super) struct Enrichment {
-    user_agents: Option<UserAgents>,
-    pages: bool,
-}
-
-impl Enrichment {
-    pub(super) fn new(options: &ClicksOptions) -> Result<Self, String> {
-        let on = |enricher| options.enrichers.contains(&enricher);
-        Ok(Self { user_agents: on(Enricher::UserAgent).then(UserAgents::default), pages: on(Enricher::Page) })
+impl<'a> Derived<'a> {
+    pub(super) fn of(found: &'a Found<'a>) -> Self {
+        Self { found, is_bot: found.user_agent.is_bot }
     }
 
-    pub(super) fn derive<'a>(&'a mut self, known: &Known<'a>) -> Derived<'a> {
-        let mut derived = Derived::default();
-        if self.pages
-            && let Some(page) = known.page
-        {
-            let Page { host, path, utm } = Page::read(page);
-            derived.texts[0] = host;
-            derived.texts[1] = Some(Cow::Borrowed(path));
-            for (text, value) in derived.texts[2..7].iter_mut().zip(utm) {
-                *text = value;
+    /// In the order of [`TEXTS`].
+    pub(super) fn texts(&self) -> [Option<&'a str>; TEXTS.len()] {
+        let Found { page, user_agent, referrer_kind, country } = self.found;
+        let (host, path, utm, click_id) = match page {
+            Some(Page { host, path, utm, click_id }) => {
+                let utm = utm.each_ref().map(|value| value.as_deref());
+                (host.as_deref(), Some(*path), utm, click_id.as_ref())
             }
-        }
-        if let (Some(agents), Some(user_agent)) = (&mut self.user_agents, known.user_agent) {
-            let agent = agents.read(user_agent);
-            derived.texts[9] = agent.browser.as_deref().map(Cow::Borrowed);
-            derived.texts[10] = agent.os.as_deref().map(Cow::Borrowed);
-            derived.texts[11] = agent.device_category.as_deref().map(Cow::Borrowed);
-            derived.is_bot = Some(agent.is_bot);
-        }
-        derived
-    }
-
-    /// Bytes that the caches hold.
-    pub(super) fn memory(&self) -> usize {
-        self.user_agents.as_ref().map_or(0, UserAgents::memory)
+            None => (None, None, [None; column::UTM.len()], None),
+        };
+        let [source, medium, campaign, term, content] = utm;
+        [
+            host,
+            path,
+            source,
+            medium,
+            campaign,
+            term,
+            content,
+            click_id.map(|(_, value): &(_, Cow<'_, str>)| &**value),
+            click_id.map(|(kind, _)| *kind),
+            user_agent.browser,
+            user_agent.os,
+            user_agent.device_category,
+            referrer_kind.map(ReferrerKind::name),
+            country.as_ref().map(CountryCode::as_str),
+        ]
     }
 }

@@ -47,7 +47,7 @@ impl Writer {
                 push_text(bytes, time);
             }
         }
-        for ((name, _), text) in TEXTS.iter().zip(&derived.texts) {
+        for ((name, _), text) in TEXTS.iter().zip(derived.texts()) {
             if let Some(text) = text {
                 push_name(bytes, start, name);
                 push_text(bytes, text);

@@ -6,11 +6,11 @@
 mod derived;
 mod enriched;
 mod options;
-mod page;
 mod rows;
 #[cfg(test)]
 mod tests;
-mod user_agent;
+
+use std::path::Path;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
@@ -18,15 +18,18 @@ use millrace_common::event::{Event, IP, PAGE, REFERRER, Rejection, RejectionCode
 use millrace_common::types::Problem;
 use serde_json::{Map, Value};
 
-use self::derived::{Enrichment, Known};
+use self::derived::Derived;
 use self::enriched::Writer;
-use self::options::ClicksOptions;
+use self::options::{ClicksOptions, Enricher};
 use self::rows::Rows;
+use crate::enrich::{DatabaseError, Databases, Enrichers, Said, Settings};
 use crate::{BuildError, Column, Kind, Output, RowPlace, SourceRecord, Transform, Wants};
 
 /// The kind `clicks`.
 #[derive(Debug, Default)]
-pub struct Clicks {}
+pub struct Clicks {
+    databases: Databases,
+}
 
 impl Kind for Clicks {
     fn name(&self) -> &'static str {
@@ -39,15 +42,30 @@ impl Kind for Clicks {
 
     fn build(&self, options: &Map<String, Value>) -> Result<Box<dyn Transform>, BuildError> {
         let (options, _) = options::read(options);
-        let enrichment = Enrichment::new(&options)
-            .map_err(|reason| BuildError { kind: self.name().to_owned(), reason })?;
+        let enrichers = self
+            .enrichers(&options)
+            .map_err(|error| BuildError { kind: self.name().to_owned(), reason: error.to_string() })?;
         Ok(Box::new(ClicksTransform {
             columns: rows::columns(&options),
             rows: Rows::new(),
             writer: Writer::default(),
             scratch: String::new(),
-            enrichment,
+            enrichers,
             options,
+        }))
+    }
+}
+
+impl Clicks {
+    fn enrichers(&self, options: &ClicksOptions) -> Result<Enrichers, DatabaseError> {
+        let on = |enricher| options.enrichers.contains(&enricher);
+        let database = options.country_database.as_ref().filter(|_| on(Enricher::Country));
+        Ok(Enrichers::new(Settings {
+            user_agent: on(Enricher::UserAgent),
+            page: on(Enricher::Page),
+            referrer: on(Enricher::Referrer),
+            countries: database.map(|path| self.databases.open(Path::new(path))).transpose()?,
+            own_hosts: options.own_hosts.clone(),
         }))
     }
 }
@@ -55,7 +73,7 @@ impl Kind for Clicks {
 struct ClicksTransform {
     options: ClicksOptions,
     columns: Vec<Column>,
-    enrichment: Enrichment,
+    enrichers: Enrichers,
     rows: Rows,
     writer: Writer,
     /// Reused for each row's `extra`.
@@ -82,7 +100,7 @@ impl Transform for ClicksTransform {
     }
 
     fn memory(&self) -> usize {
-        self.rows.memory() + self.enrichment.memory()
+        self.rows.memory() + self.enrichers.memory()
     }
 }
 
@@ -119,13 +137,14 @@ impl ClicksTransform {
         let time_ms = event.time_ms();
         let (user_agent, page) = (event.text(USER_AGENT), event.text(PAGE));
         let (referrer, ip) = (event.text(REFERRER), event.text(IP));
-        let known = Known {
+        let said = Said {
             user_agent: user_agent.as_deref(),
             page: page.as_deref(),
             referrer: referrer.as_deref(),
             ip: ip.as_deref(),
         };
-        let derived = self.enrichment.derive(&known);
+        let found = self.enrichers.find(&said);
+        let derived = Derived::of(&found);
         if wants.values {
             let received_ms = record.timestamp_ms;
             let is_kept = output.keep_with(|bytes| {

@@ -108,8 +108,8 @@ impl Rows {
         for (builder, value) in self.fields.iter_mut().zip(&client.fields) {
             builder.append(value.as_ref());
         }
-        for (builder, value) in self.derived.iter_mut().zip(&derived.texts) {
-            builder.append_option(value.as_deref());
+        for (builder, text) in self.derived.iter_mut().zip(derived.texts()) {
+            builder.append_option(text);
         }
         self.is_bot.append_option(derived.is_bot);
         self.extra.append_option(client.extra);

@@ -11,7 +11,7 @@ use crate::{Kind, Output, SourceRecord, Transform, Verdict, Wants};
 
 const RECEIVED: i64 = 1_733_011_200_000;
 
-fn clicks(options: Value) -> Box<dyn Transform> {
+fn clicks(options: &Value) -> Box<dyn Transform> {
     let options = options.as_object().expect("a table");
     let kind = Clicks::default();
     assert_eq!(kind.check(options), []);
@@ -48,7 +48,7 @@ const EVENT: &str = r#"{ "id": 1, "type":"click","package_id":"p-1", "event":{"t
 
 #[test]
 fn the_enriched_event_is_the_clients_bytes_and_one_member() {
-    let mut transform = clicks(json!({}));
+    let mut transform = clicks(&json!({}));
     let value = apply(&mut *transform, &[EVENT]).remove(0).expect("kept");
     let sent = EVENT.trim_end();
     assert!(value.starts_with(&sent[..sent.len() - 1]), "{value}");
@@ -63,7 +63,7 @@ fn the_enriched_event_is_the_clients_bytes_and_one_member() {
 
 #[test]
 fn events_of_other_types_are_filtered_and_bad_ones_rejected() {
-    let mut transform = clicks(json!({ "types": ["purchase"] }));
+    let mut transform = clicks(&json!({ "types": ["purchase"] }));
     let taken =
         br#"{"type":"purchase","package_id":"p","millrace":1,"event":{"timestamp":"2024-01-15T10:30:00Z"}}"#;
     let taken = std::str::from_utf8(taken).expect("text");
@@ -79,7 +79,7 @@ fn events_of_other_types_are_filtered_and_bad_ones_rejected() {
 fn members_are_dropped_and_renamed_in_both_sinks() {
     let options =
         json!({ "drop": ["ip", "colour"], "rename": { "customer_id": "shopper" }, "enrichers": [] });
-    let mut transform = clicks(options);
+    let mut transform = clicks(&options);
     let value = apply(&mut *transform, &[EVENT]).remove(0).expect("kept");
     let parsed: Value = serde_json::from_str(&value).expect("JSON");
     let event = parsed["event"].as_object().expect("an object");
@@ -101,7 +101,7 @@ fn members_are_dropped_and_renamed_in_both_sinks() {
 
 #[test]
 fn a_renamed_member_never_stands_twice() {
-    let mut transform = clicks(json!({ "rename": { "customer_id": "colour" } }));
+    let mut transform = clicks(&json!({ "rename": { "customer_id": "colour" } }));
     assert_eq!(apply(&mut *transform, &[EVENT]), [Err(Some(RejectionCode::NameTaken))]);
 }
 
@@ -130,7 +130,7 @@ fn all_problems_of_the_options_are_told_at_once() {
 #[test]
 fn rows_and_columns_agree() {
     for options in [json!({}), json!({ "drop": ["page", "price"], "enrichers": ["user_agent"] })] {
-        let mut transform = clicks(options);
+        let mut transform = clicks(&options);
         apply(&mut *transform, &[EVENT, EVENT]);
         let rows = transform.take_rows().expect("rows");
         assert_eq!(rows.len(), transform.columns().len());
