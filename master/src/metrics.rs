@@ -131,15 +131,15 @@ fn by_pipeline(encoder: &mut DescriptorEncoder<'_>, cluster: &Cluster) -> Result
         ("pipeline_lag_records", "Records that the slower sink does not hold yet", |slot| {
             slot.lag.unwrap_or(0)
         }),
-        ("pipeline_rows", "Rows in the lake, of the present owners", |slot| slot.rows_committed),
-        ("pipeline_enriched", "Records on the enriched topic, of the present owners", |slot| {
+        ("pipeline_rows_committed", "Rows in the lake, of the present owners", |slot| slot.rows_committed),
+        ("pipeline_records_enriched", "Records on the enriched topic, of the present owners", |slot| {
             slot.records_enriched
         }),
-        ("pipeline_quarantined", "Records set aside, of the present owners", |slot| slot.records_quarantined),
+        ("pipeline_records_quarantined", "Records set aside, of the present owners", |slot| slot.records_quarantined),
         ("pipeline_client_duplicates", "Records that clients sent twice, of the present owners", |slot| {
             slot.client_duplicates
         }),
-        ("pipeline_filtered", "Records left out by the transform, of the present owners", |slot| {
+        ("pipeline_records_filtered", "Records left out by the transform, of the present owners", |slot| {
             slot.records_filtered
         }),
     ];

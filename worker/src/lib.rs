@@ -149,12 +149,20 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         shutdown: shutdown.clone(),
     });
 
-    let routes =
-        http::status_routes(readiness.clone(), Arc::new(metrics::registry(&spec, &running, &budget)));
+    let flight_metrics = flight::Metrics::default();
+    let routes = http::status_routes(
+        readiness.clone(),
+        Arc::new(metrics::registry(&spec, &running, &budget, &flight_metrics)),
+    );
     // The session outlasts the slots' last commits, so that the master sees them as long as they run.
     let session_end = Shutdown::new();
     let shown = running.clone();
-    let flight = flight::serve(flight_listener, Arc::new(move || shown.all()), shutdown.clone());
+    let flight = flight::serve(
+        flight_listener,
+        Arc::new(move || shown.all()),
+        flight_metrics.clone(),
+        shutdown.clone(),
+    );
     let session = Session { masters: config.master, spec, running, budget, changed, orders, readiness };
     let sessions = shutdown.spawn("session", session.run(to_tell, session_end.clone()));
     let server_end = session_end.clone();

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::budget::Budget;
+use crate::flight;
 use crate::manager::RunningSlots;
 
 #[derive(Debug)]
@@ -21,8 +22,14 @@ struct WorkerCollector {
 }
 
 /// The registry behind the worker's `/metrics`.
-pub(crate) fn registry(spec: &WorkerSpec, running: &RunningSlots, budget: &Arc<Budget>) -> Registry {
+pub(crate) fn registry(
+    spec: &WorkerSpec,
+    running: &RunningSlots,
+    budget: &Arc<Budget>,
+    flight: &flight::Metrics,
+) -> Registry {
     let mut registry = Registry::with_prefix("millrace_worker");
+    flight.register(&mut registry);
     registry.register_collector(Box::new(WorkerCollector {
         cores: spec.cores,
         memory_bytes: spec.memory_mib << 20,

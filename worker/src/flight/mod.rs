@@ -7,10 +7,12 @@
 mod describe;
 mod files;
 mod latest;
+mod metrics;
 mod service;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod ticket;
 
+pub(crate) use metrics::Metrics;
 pub(crate) use service::serve;

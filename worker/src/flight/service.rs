@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::SlotId;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -23,7 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::describe;
 use super::files::{self, File};
 use super::latest::{Latest, latest};
-use super::stream::{Batches, deliver, encoded};
+use super::metrics::Metrics;
+use super::stream::{Batches, Place, deliver, encoded};
 use super::ticket::{Listing, Wanted};
 use crate::manager::Shown;
 
@@ -58,18 +59,21 @@ impl Default for Limits {
 pub(crate) async fn serve(
     listener: TcpListener,
     slots: View,
+    metrics: Metrics,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    serve_within(Limits::default(), listener, slots, shutdown).await
+    serve_within(Limits::default(), listener, slots, metrics, shutdown).await
 }
 
 pub(super) async fn serve_within(
     limits: Limits,
     listener: TcpListener,
     slots: View,
+    metrics: Metrics,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let service = Service { slots, limits, streams: Arc::new(Semaphore::new(limits.streams)), shutdown };
+    let streams = Arc::new(Semaphore::new(limits.streams));
+    let service = Service { slots, limits, streams, metrics, shutdown };
     let service = FlightServiceServer::new(service).max_decoding_message_size(LARGEST_REQUEST);
     Server::builder()
         .max_concurrent_streams(32)
@@ -87,6 +91,7 @@ struct Service {
     slots: View,
     limits: Limits,
     streams: Arc<Semaphore>,
+    metrics: Metrics,
     shutdown: Shutdown,
 }
 
@@ -112,13 +117,15 @@ impl Service {
         }
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+    fn place(&self) -> Result<Place, Status> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            self.metrics.turned_away();
             Status::resource_exhausted(format!(
                 "{} streams run on this worker already: ask again later",
                 self.limits.streams
             ))
-        })
+        })?;
+        Ok(Place { _permit: permit, _running: self.metrics.begin() })
     }
 }
 
@@ -165,11 +172,11 @@ impl FlightService for Service {
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         let ticket = request.into_inner().ticket;
         let wanted = Wanted::parse(&ticket).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let permit = self.permit()?;
+        let place = self.place()?;
         let found = self.find(&wanted).await?;
         let schema = Arc::clone(found.schema());
         let messages = encoded(schema, found.batches()?, self.limits.message_bytes);
-        Ok(Response::new(deliver(messages, self.limits.deadline, permit, &self.shutdown)))
+        Ok(Response::new(deliver(messages, self.limits.deadline, place, &self.shutdown)))
     }
 
     async fn get_flight_info(
@@ -177,7 +184,7 @@ impl FlightService for Service {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let wanted = describe::wanted(&request.into_inner())?;
-        let _permit = self.permit()?;
+        let _place = self.place()?;
         let found = self.find(&wanted).await?;
         let (rows, bytes) = found.size();
         describe::info(&wanted, Some(found.schema()), rows, bytes).map(Response::new)
@@ -185,7 +192,7 @@ impl FlightService for Service {
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let wanted = describe::wanted(&request.into_inner())?;
-        let _permit = self.permit()?;
+        let _place = self.place()?;
         let found = self.find(&wanted).await?;
         // The same bytes as in a FlightInfo.
         let info = describe::info(&wanted, Some(found.schema()), -1, -1)?;
@@ -199,7 +206,7 @@ impl FlightService for Service {
         let criteria = request.into_inner().expression;
         let listing =
             Listing::parse(&criteria).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let permit = self.permit()?;
+        let place = self.place()?;
         let slots = (self.slots)();
         let flights = match listing {
             None => {
@@ -221,7 +228,7 @@ impl FlightService for Service {
                     .boxed()
             }
         };
-        Ok(Response::new(deliver(flights, self.limits.deadline, permit, &self.shutdown)))
+        Ok(Response::new(deliver(flights, self.limits.deadline, place, &self.shutdown)))
     }
 
     async fn handshake(

@@ -15,6 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::debug;
 
+use super::metrics::Running;
+
 /// Rows of one batch: small, so that a stream holds little and yields often.
 pub(super) const BATCH_ROWS: usize = 4096;
 /// Messages that wait for a client that reads slowly.
@@ -36,20 +38,27 @@ pub(super) fn encoded(
         .boxed()
 }
 
-/// Hands `messages` to a client. A task pulls them, so that `permit` comes back and what the stream holds is dropped
+/// One of the few places for streams.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _running: Running,
+}
+
+/// Hands `messages` to a client. A task pulls them, so that `place` comes back and what the stream holds is dropped
 /// at the deadline, also when the client has stopped reading; and when the process stops. A stream that was cut ends
 /// with an error, never as if it were whole.
 pub(super) fn deliver<T: Send + 'static>(
     messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
     deadline: Duration,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     shutdown: &Shutdown,
 ) -> BoxStream<'static, Result<T, Status>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let (verdict, end) = oneshot::channel();
     let stopping = shutdown.clone();
     shutdown.spawn("flight stream", async move {
-        let _permit = permit;
+        let _place = place;
         let sent = async {
             let mut messages = std::pin::pin!(messages);
             while let Some(message) = messages.next().await {

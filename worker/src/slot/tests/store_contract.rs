@@ -60,7 +60,7 @@ async fn a_file_is_staged_copied_recognised_and_deleted(store: &Store) {
     assert_eq!(staging::compare(lake, &staged, size, &sha256).await.expect("nothing yet"), Found::Nothing);
     staging::put(lake, &staged, body.clone(), &sha256).await.expect("put");
     assert_eq!(staging::compare(lake, &staged, size, &sha256).await.expect("staged"), Found::Match);
-    assert_eq!(staging::list_staged(lake, slot).await.expect("list"), [staged.clone()]);
+    assert_eq!(staging::list_staged(lake, slot).await.expect("list"), std::slice::from_ref(&staged));
 
     assert!(staging::copy(lake, &staged, FINAL).await.expect("copy"));
     // The hash came along: of a store that forgets it on a copy, no file could be trusted.
@@ -160,7 +160,8 @@ async fn a_wrong_login_is_refused(store: &Store) {
             refused,
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
         );
-        assert!(is_login, "{refused:?}");
+        // A refused list has no kind of its own in object_store, only the server's words.
+        assert!(is_login || refused.to_string().contains("SignatureDoesNotMatch"), "{refused:?}");
     }
     assert_eq!(staging::get(&store.lake, FINAL).await.expect("get").expect("there"), "mine");
 }
