@@ -1,4 +1,5 @@
-//! What the collector says: a verdict per event, or why a request as a whole was not taken. Pure form.
+//! What the collector says of events: a verdict for each. Pure form; what it says of requests of which nothing was taken
+//! is in `refusal`.
 
 use std::borrow::Cow;
 
@@ -7,8 +8,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-/// Seconds after which a client that was sent away may come again.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// Seconds after which a client that was sent away may come again, when nothing better is known.
+pub(super) const RETRY_AFTER: u64 = 1;
 
 /// What became of an event. The first two are said only after Kafka acknowledged the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub enum Verdict {
     Invalid { code: Cow<'static, str>, pointer: String, message: String },
     /// Kafka did not acknowledge it, so that it may be there once or not at all: send it again.
     Retry { message: String },
+    /// Its client wished not to be tracked, so it was thrown away.
+    NotStored,
 }
 
 /// The answer to a request whose events were read: one verdict for each, in their order.
@@ -29,6 +32,14 @@ pub struct Answer {
     pub ok: u64,
     pub invalid: u64,
     pub retry: u64,
+    /// Only there when events were thrown away.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_stored: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Answer {
@@ -39,6 +50,7 @@ impl Answer {
                 Verdict::Ok => answer.ok += 1,
                 Verdict::Invalid { .. } => answer.invalid += 1,
                 Verdict::Retry { .. } => answer.retry += 1,
+                Verdict::NotStored => answer.not_stored += 1,
             }
         }
         answer.verdicts = verdicts;
@@ -57,16 +69,13 @@ impl Answer {
 
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
-        json(self.status(), &self)
+        let status = self.status();
+        let mut response = json(status, &self);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.into());
+        }
+        response
     }
-}
-
-/// A request of which no event was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) status: StatusCode,
-    pub(super) code: &'static str,
-    pub(super) message: String,
 }
 
 /// The body of a refused request's answer.
@@ -82,27 +91,10 @@ pub struct ErrorDetail {
     pub message: String,
 }
 
-impl Refused {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let error = ErrorDetail { code: self.code.into(), message: self.message };
-        json(self.status, &ErrorBody { error })
-    }
-}
-
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let text = serde_json::to_vec(body).unwrap_or_else(|error| panic!("strings and numbers: {error}"));
     let mut response = (status, Bytes::from(text)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-    }
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -136,10 +128,21 @@ mod tests {
             (vec![retry(), Verdict::Ok], 200),
             (vec![retry(), invalid()], 200),
             (vec![retry(), retry()], 503),
+            (vec![Verdict::NotStored], 200),
         ] {
             let response = Answer::new(verdicts).into_response();
             assert_eq!(response.status().as_u16(), expected);
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), expected == 503);
         }
+    }
+
+    #[test]
+    fn what_was_thrown_away_is_counted_where_there_is_any() {
+        let text = serde_json::to_string(&Answer::new(vec![Verdict::NotStored])).expect("JSON");
+        assert_eq!(
+            text,
+            r#"{"verdicts":[{"verdict":"not_stored"}],"ok":0,"invalid":0,"retry":0,"not_stored":1}"#
+        );
+        assert_eq!(serde_json::from_str::<Answer>(&text).expect("read back").not_stored, 1);
     }
 }

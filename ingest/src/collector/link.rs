@@ -1,18 +1,25 @@
-//! Kafka as the collector sees it: not there yet, there, or to be connected anew. One task keeps it.
+//! Kafka as the collector sees it: not there yet, there, away for a while, or to be connected anew. One task keeps it.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_common::backoff::Backoff;
 use millrace_common::http::Readiness;
 use millrace_common::kafka::{SetUpError, ensure_topics};
 use millrace_common::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
-use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::Config;
-use super::producer::Producer;
+use super::health::{Look, Watch, Way};
+use super::producer::{Producer, Signals, Target};
+
+/// Between two looks at how Kafka does.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long Kafka may take to say that it is there.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
+/// Records that wait so long without any acknowledgement are a reason to ask.
+const STALL: Duration = Duration::from_secs(1);
 
 /// The producer, while there is one.
 #[derive(Debug, Clone)]
@@ -34,10 +41,16 @@ impl Link {
         Self { producer: Arc::default(), readiness }
     }
 
-    /// The producer, or what is waited for.
+    /// The producer, or what is waited for: there is none, or it is known that Kafka would not acknowledge.
     pub(super) fn producer(&self) -> Result<Arc<Producer>, String> {
-        let producer = self.producer.read().unwrap_or_else(PoisonError::into_inner).clone();
-        producer.ok_or_else(|| self.readiness.waiting_for().unwrap_or_else(|| "Kafka".to_owned()))
+        self.current()
+            .filter(|producer| producer.health(Target::Raw).way() != Way::Shut)
+            .ok_or_else(|| self.readiness.waiting_for().unwrap_or_else(|| "Kafka".to_owned()))
+    }
+
+    /// The producer, however Kafka does.
+    pub(super) fn current(&self) -> Option<Arc<Producer>> {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, producer: Option<Arc<Producer>>) -> Option<Arc<Producer>> {
@@ -49,10 +62,10 @@ impl Link {
     pub(super) async fn keep(self, config: Config, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
-            let broken = Arc::new(Notify::new());
+            let signals = Arc::new(Signals::default());
             let connected = tokio::select! {
                 () = shutdown.begun() => return,
-                connected = self.connect(&config, Arc::clone(&broken)) => connected,
+                connected = self.connect(&config, Arc::clone(&signals)) => connected,
             };
             match connected {
                 Ok(producer) => {
@@ -61,7 +74,8 @@ impl Link {
                     backoff.reset();
                     tokio::select! {
                         () = shutdown.begun() => return,
-                        () = broken.notified() => {}
+                        () = signals.broken.notified() => {}
+                        () = self.watch(&config, &signals) => {}
                     }
                     self.readiness.set_waiting(format!("Kafka at {}", config.kafka));
                     retire(self.set(None)).await;
@@ -79,19 +93,75 @@ impl Link {
         }
     }
 
-    async fn connect(&self, config: &Config, broken: Arc<Notify>) -> Result<Producer, ConnectError> {
+    /// Looks at how Kafka does until the producer is gone, and keeps the readiness by it.
+    async fn watch(&self, config: &Config, signals: &Signals) {
+        let start = Instant::now();
+        // A record that failed was handed over this long ago at most; half of it leaves room for the last report.
+        let patience = config.delivery_timeout / 2;
+        let mut watches = Target::ALL.map(|_| Watch::new(Duration::ZERO, patience));
+        let mut away = None;
+        loop {
+            let cut_off = tokio::select! {
+                () = signals.cut_off.notified() => true,
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+            };
+            let Some(producer) = self.current() else { return };
+            let stalled = producer.queued() > 0
+                && watches.iter().all(|watch| watch.silent_for(start.elapsed()) > STALL);
+            let must_ask = Target::ALL.iter().any(|target| Watch::must_ask(producer.health(*target)));
+            let answers = if cut_off || stalled || must_ask { Some(ask(&producer).await) } else { None };
+            let mut ways = [Way::Open; 2];
+            for target in Target::ALL {
+                let answer = answers.as_ref().map(|answers| matches!(answers[target as usize], Ok(true)));
+                let look = Look { now: start.elapsed(), answers: answer };
+                ways[target as usize] = watches[target as usize].look(producer.health(target), look);
+            }
+            let now_away = Target::ALL.into_iter().find(|target| ways[*target as usize] == Way::Shut);
+            if now_away != away {
+                let topic = now_away.map(|target| producer.topic(target));
+                let reason = answers.and_then(|[raw, invalid]| raw.and(invalid).err());
+                self.tell(config, topic, reason.as_ref());
+                away = now_away;
+            }
+        }
+    }
+
+    /// Logs a change, and keeps the readiness by the raw topic: without the invalid one most events are still taken.
+    fn tell(&self, config: &Config, away: Option<&str>, reason: Option<&KafkaError>) {
+        let kafka = config.kafka.as_str();
+        let Some(topic) = away else {
+            info!(kafka, "kafka answers again");
+            return self.readiness.set_ready();
+        };
+        let reason = reason.map_or_else(|| "it acknowledges nothing".to_owned(), ToString::to_string);
+        warn!(kafka, topic, reason, "kafka is away, clients are told to come again later");
+        if topic == config.raw_topic {
+            self.readiness.set_waiting(format!("Kafka at {kafka} ({reason})"));
+        } else {
+            self.readiness.set_ready();
+        }
+    }
+
+    async fn connect(&self, config: &Config, signals: Arc<Signals>) -> Result<Producer, ConnectError> {
         let topics = [config.raw_topic.as_str(), config.invalid_topic.as_str()];
         let grown = [config.invalid_topic.as_str()];
         for (topic, partitions) in ensure_topics(&config.kafka, &topics, &grown, config.partitions).await? {
             info!(topic, partitions, "topic is there");
         }
-        Ok(Producer::new(config, self.readiness.clone(), broken)?)
+        Ok(Producer::new(config, signals)?)
     }
 
     /// Takes the producer away and sends out what it still holds.
     pub(super) async fn close(&self) {
         retire(self.set(None)).await;
     }
+}
+
+/// What [`Producer::ask`] says; off the runtime, since it blocks.
+async fn ask(producer: &Arc<Producer>) -> [Result<bool, KafkaError>; 2] {
+    let asked = Arc::clone(producer);
+    let answers = tokio::task::spawn_blocking(move || asked.ask(ASK_PATIENCE)).await;
+    answers.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// Flushes `producer` and, if no request holds it any more, ends it; off the runtime, since both block.

@@ -1,24 +1,25 @@
 //! The way into Kafka: records of one request go out together, and each is known to be acknowledged or not.
 //!
 //! Refuses to block: a record that the bounded queue has no room for is not acknowledged, and neither is one whose
-//! time-out has passed.
+//! time-out has passed. Refuses to wait for what will not come: while Kafka is known to be away nothing is sent.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_common::headers;
-use millrace_common::http::Readiness;
 use millrace_common::kafka::client_config;
+use millrace_common::telemetry::TRACEPARENT;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::Config;
 use super::body::{Judged, Refusal};
+use super::health::Health;
 
 /// How much longer than Kafka's own time-out a request waits for the reports of its records.
 const REPORT_MARGIN: Duration = Duration::from_secs(2);
@@ -35,13 +36,47 @@ enum RecordState {
     Failed,
 }
 
+/// Why a record is not acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("kafka is away")]
+    Away,
+    #[error("the queue to kafka is full")]
+    QueueFull,
+    #[error("kafka did not acknowledge it ({0})")]
+    Failed(KafkaError),
+    #[error("kafka did not acknowledge it in time")]
+    NoAnswer,
+}
+
+impl Trouble {
+    /// Stable, for metrics.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Away => "kafka_away",
+            Self::QueueFull => "queue_full",
+            Self::Failed(_) => "failed",
+            Self::NoAnswer => "no_answer",
+        }
+    }
+}
+
+impl From<KafkaError> for Trouble {
+    fn from(error: KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
 /// The records of one request.
 #[derive(Debug)]
 struct Pending {
     states: Box<[AtomicU8]>,
     waiting: AtomicUsize,
     /// Why the first of those failed that did.
-    reason: Mutex<Option<KafkaError>>,
+    reason: Mutex<Option<Trouble>>,
     all_reported: Notify,
 }
 
@@ -55,7 +90,7 @@ impl Pending {
         })
     }
 
-    fn report(&self, index: usize, outcome: Result<(), KafkaError>) {
+    fn report(&self, index: usize, outcome: Result<(), Trouble>) {
         let state = match outcome {
             Ok(()) => RecordState::Acknowledged,
             Err(error) => {
@@ -77,7 +112,7 @@ impl Pending {
             .map(|state| state.load(Ordering::Acquire) == RecordState::Acknowledged as u8)
             .collect();
         let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Delivered { acknowledged, reason }
+        Delivered { acknowledged, trouble: reason.unwrap_or(Trouble::NoAnswer) }
     }
 }
 
@@ -86,8 +121,23 @@ impl Pending {
 pub(super) struct Delivered {
     /// In the order of the records; false for one that may be there once or not at all.
     pub(super) acknowledged: Vec<bool>,
-    /// Why the first of those failed that did; `None` also if there was no answer in time.
-    pub(super) reason: Option<KafkaError>,
+    /// Why the first of those failed that did.
+    pub(super) trouble: Trouble,
+}
+
+/// The topics that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    Raw,
+    Invalid,
+}
+
+impl Target {
+    pub(super) const ALL: [Self; 2] = [Self::Raw, Self::Invalid];
+
+    fn of(event: &Judged<'_>) -> Self {
+        if event.key.is_ok() { Self::Raw } else { Self::Invalid }
+    }
 }
 
 /// Which record a delivery report is about.
@@ -95,40 +145,42 @@ pub(super) struct Delivered {
 pub(super) struct Report {
     request: Arc<Pending>,
     index: usize,
+    target: Target,
 }
 
-/// Takes the reports, and keeps the readiness by them.
+/// Takes the reports, and notes what they say of Kafka.
 #[derive(Debug)]
 pub(super) struct Context {
     servers: String,
-    readiness: Readiness,
-    /// The last report was good.
-    healthy: AtomicBool,
-    /// Told when this producer can't work any more and another one must be made.
-    broken: Arc<Notify>,
+    /// By [`Target`].
+    healths: [Health; 2],
+    signals: Arc<Signals>,
+}
+
+/// What whoever keeps the producer is told.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// This producer can't work any more and another one must be made.
+    pub(super) broken: Notify,
+    /// No connection to any broker is left.
+    pub(super) cut_off: Notify,
 }
 
 impl Context {
-    fn note(&self, outcome: Result<(), &KafkaError>) {
+    fn note(&self, target: Target, outcome: Result<(), &KafkaError>) {
+        let health = &self.healths[target as usize];
         match outcome {
-            Ok(()) => {
-                if !self.healthy.load(Ordering::Relaxed) && !self.healthy.swap(true, Ordering::Relaxed) {
-                    info!(kafka = self.servers.as_str(), "kafka acknowledges again");
-                    self.readiness.set_ready();
-                }
-            }
+            Ok(()) => health.note_acknowledged(),
             Err(error) => {
-                if self.healthy.swap(false, Ordering::Relaxed) {
-                    warn!(kafka = self.servers.as_str(), %error, "kafka did not acknowledge, clients are told to retry");
-                    self.readiness.set_waiting(format!("Kafka at {} ({error})", self.servers));
-                }
+                health.note_failed();
                 if let Some(
                     RDKafkaErrorCode::Fatal
                     | RDKafkaErrorCode::UnknownTopic
                     | RDKafkaErrorCode::UnknownTopicOrPartition,
                 ) = error.rdkafka_error_code()
                 {
-                    self.broken.notify_one();
+                    warn!(kafka = self.servers.as_str(), %error, "kafka does not take records any more");
+                    self.signals.broken.notify_one();
                 }
             }
         }
@@ -137,15 +189,17 @@ impl Context {
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            warn!(
-                kafka = self.servers.as_str(),
-                reason, "kafka refuses this producer for good, making another one"
-            );
-            self.broken.notify_one();
-        } else {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => {
+                warn!(
+                    kafka = self.servers.as_str(),
+                    reason, "kafka refuses this producer for good, making another one"
+                );
+                self.signals.broken.notify_one();
+            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.signals.cut_off.notify_one(),
             // Connections come and go; what matters to clients shows in the reports.
-            debug!(kafka = self.servers.as_str(), %error, reason, "kafka client");
+            _ => debug!(kafka = self.servers.as_str(), %error, reason, "kafka client"),
         }
     }
 }
@@ -158,34 +212,30 @@ impl ProducerContext for Context {
             Ok(_) => Ok(()),
             Err((error, _)) => Err(error),
         };
-        self.note(outcome);
-        report.request.report(report.index, outcome.map_err(Clone::clone));
+        self.note(report.target, outcome);
+        report.request.report(report.index, outcome.map_err(|error| error.clone().into()));
     }
 }
 
 /// An idempotent producer for the raw and the invalid topic. Dropping it joins its thread.
 pub(super) struct Producer {
     inner: ThreadedProducer<Context>,
-    raw_topic: String,
-    invalid_topic: String,
+    /// By [`Target`].
+    topics: [String; 2],
     deadline: Duration,
 }
 
 impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Producer").field("raw_topic", &self.raw_topic).finish_non_exhaustive()
+        f.debug_struct("Producer").field("topics", &self.topics).finish_non_exhaustive()
     }
 }
 
 impl Producer {
-    /// Connects in the background. `broken` is told when the producer can't work any more.
-    pub(super) fn new(
-        config: &Config,
-        readiness: Readiness,
-        broken: Arc<Notify>,
-    ) -> Result<Self, KafkaError> {
+    /// Connects in the background. Tells of itself by `signals`.
+    pub(super) fn new(config: &Config, signals: Arc<Signals>) -> Result<Self, KafkaError> {
         let context =
-            Context { servers: config.kafka.clone(), readiness, healthy: AtomicBool::new(true), broken };
+            Context { servers: config.kafka.clone(), healths: [Health::new(), Health::new()], signals };
         let inner = client_config(&config.kafka, "collector")
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -200,24 +250,31 @@ impl Producer {
             .create_with_context(context)?;
         Ok(Self {
             inner,
-            raw_topic: config.raw_topic.clone(),
-            invalid_topic: config.invalid_topic.clone(),
+            topics: [config.raw_topic.clone(), config.invalid_topic.clone()],
             deadline: config.delivery_timeout + REPORT_MARGIN,
         })
     }
 
     /// Sends the events' records and waits until each is acknowledged, has failed, or the deadline has passed.
-    /// When the future is dropped the records go on to Kafka all the same.
-    pub(super) async fn produce(&self, events: &[Judged<'_>]) -> Delivered {
+    /// When the future is dropped the records go on to Kafka all the same. With a `traceparent` the records carry on
+    /// that trace.
+    pub(super) async fn produce(&self, events: &[Judged<'_>], traceparent: Option<&str>) -> Delivered {
         let request = Pending::new(events.len());
+        let mut may_send: [Option<bool>; 2] = [None; 2];
         for (index, event) in events.iter().enumerate() {
-            let report = Box::new(Report { request: Arc::clone(&request), index });
-            if let Err(error) = self.send(event, report) {
+            let target = Target::of(event);
+            if !*may_send[target as usize].get_or_insert_with(|| self.health(target).may_send()) {
+                request.report(index, Err(Trouble::Away));
+                continue;
+            }
+            let report = Box::new(Report { request: Arc::clone(&request), index, target });
+            if let Err(error) = self.send(event, target, traceparent, report) {
+                let trouble = Trouble::from(error);
                 // A full queue says that clients are faster than Kafka, not that Kafka is away.
-                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    self.inner.client().context().note(Err(&error));
+                if let Trouble::Failed(error) = &trouble {
+                    self.inner.client().context().note(target, Err(error));
                 }
-                request.report(index, Err(error));
+                request.report(index, Err(trouble));
             }
         }
         if !events.is_empty() {
@@ -227,20 +284,36 @@ impl Producer {
         request.delivered()
     }
 
-    fn send(&self, event: &Judged<'_>, report: Box<Report>) -> Result<(), KafkaError> {
-        let sent = match &event.key {
-            Ok(package_id) => self.inner.send(
-                BaseRecord::with_opaque_to(&self.raw_topic, report)
-                    .key(package_id.as_str())
-                    .payload(event.bytes),
-            ),
-            Err(refusal) => self.inner.send(
-                BaseRecord::<str, [u8], _>::with_opaque_to(&self.invalid_topic, report)
-                    .payload(event.bytes)
-                    .headers(invalid_headers(refusal)),
-            ),
-        };
-        sent.map_err(|(error, _)| error)
+    fn send(
+        &self,
+        event: &Judged<'_>,
+        target: Target,
+        traceparent: Option<&str>,
+        report: Box<Report>,
+    ) -> Result<(), KafkaError> {
+        let mut record =
+            BaseRecord::<str, [u8], _>::with_opaque_to(self.topic(target), report).payload(&event.bytes);
+        record.key = event.key.as_deref().ok();
+        record.headers = record_headers(event.key.as_ref().err(), traceparent);
+        self.inner.send(record).map_err(|(error, _)| error)
+    }
+
+    pub(super) fn health(&self, target: Target) -> &Health {
+        &self.inner.client().context().healths[target as usize]
+    }
+
+    pub(super) fn topic(&self, target: Target) -> &str {
+        &self.topics[target as usize]
+    }
+
+    /// Whether each topic has a partition with a leader, by what a broker says within `patience`. Blocks.
+    pub(super) fn ask(&self, patience: Duration) -> [Result<bool, KafkaError>; 2] {
+        Target::ALL.map(|target| {
+            let topic = self.topic(target);
+            let metadata = self.inner.client().fetch_metadata(Some(topic), patience)?;
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            Ok(partitions.any(|partition| partition.leader() >= 0))
+        })
     }
 
     /// Records that are not acknowledged yet.
@@ -254,13 +327,24 @@ impl Producer {
     }
 }
 
-fn invalid_headers(refusal: &Refusal) -> OwnedHeaders {
+/// The headers of an event's record: why it was refused, and whose trace it carries on. Most have none.
+fn record_headers(refusal: Option<&Refusal>, traceparent: Option<&str>) -> Option<OwnedHeaders> {
+    if refusal.is_none() && traceparent.is_none() {
+        return None;
+    }
     let header = |key, value| Header { key, value: Some(value) };
-    OwnedHeaders::new_with_capacity(4)
-        .insert(header(headers::REASON, refusal.code))
-        .insert(header(headers::POINTER, refusal.pointer.as_str()))
-        .insert(header(headers::MESSAGE, refusal.message.as_str()))
-        .insert(header(headers::ORIGIN, headers::ORIGIN_COLLECTOR))
+    let mut all = OwnedHeaders::new_with_capacity(5);
+    if let Some(refusal) = refusal {
+        all = all
+            .insert(header(headers::REASON, refusal.code))
+            .insert(header(headers::POINTER, refusal.pointer.as_str()))
+            .insert(header(headers::MESSAGE, refusal.message.as_str()))
+            .insert(header(headers::ORIGIN, headers::ORIGIN_COLLECTOR));
+    }
+    if let Some(traceparent) = traceparent {
+        all = all.insert(header(TRACEPARENT, traceparent));
+    }
+    Some(all)
 }
 
 #[cfg(test)]
@@ -271,12 +355,12 @@ mod tests {
     async fn a_request_is_told_when_its_last_record_is_reported() {
         let request = Pending::new(3);
         request.report(2, Ok(()));
-        request.report(0, Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)));
+        request.report(0, Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut).into()));
         assert_eq!(request.delivered().acknowledged, [false, false, true]);
         request.report(1, Ok(()));
         request.all_reported.notified().await;
         let delivered = request.delivered();
         assert_eq!(delivered.acknowledged, [false, true, true]);
-        assert!(delivered.reason.expect("reason").to_string().contains("timed out"));
+        assert!(delivered.trouble.to_string().contains("timed out"));
     }
 }

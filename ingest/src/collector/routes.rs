@@ -2,13 +2,17 @@
 //!
 //! | answer | when |
 //! | --- | --- |
-//! | 200 | every event has its verdict and at least one is acknowledged; an empty array has no verdicts |
-//! | 400 | the body is no JSON |
-//! | 408 | the body did not arrive in time |
+//! | 200 | every event has its verdict and at least one is acknowledged, or none was to be stored; an empty body has no verdicts |
+//! | 400 | the body is no JSON, or not what its encoding says |
+//! | 401 | there are write keys and the request has none of them |
+//! | 403 | it comes from a web page of a site that is not allowed |
+//! | 408 | the body did not arrive in time, or too slowly |
 //! | 413 | the body, or one event in it, is larger than what is taken |
-//! | 415 | the content type is not `application/json` |
+//! | 415 | the content type or encoding is not known |
+//! | 429 | its client came too often; with `Retry-After` |
 //! | 503 | no event is acknowledged: Kafka is away, or the collector is busy; with `Retry-After` |
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,57 +23,87 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use millrace_common::units::format_bytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use millrace_common::telemetry::{TRACEPARENT, TRACES, continue_trace, traceparent};
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
-use tracing::error;
+use tracing::{Instrument, Span, error, field, info_span};
 
 use super::Config;
-use super::answer::{Answer, Refused, Verdict};
-use super::body::{Judged, Unreadable, judge};
+use super::answer::{Answer, Verdict};
+use super::body::{Judged, Rules, judge, split};
 use super::drain::{Patience, drain};
+use super::keys::WriteKeys;
 use super::link::Link;
+use super::media::{encoding, format};
 use super::metrics::Metrics;
+use super::origin::Origins;
 use super::producer::Delivered;
+use super::rate::{RateLimit, RateLimitLayer};
+use super::read::{Limits, ReadError, decoded, read};
+use super::refusal::{RefusalCode, Refused, unread};
+use super::room::{Memory, Room};
 
-/// How long a body may take to arrive.
-pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(15);
 /// What a request may take beyond its body's and Kafka's deadlines.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
-/// The unit of the bodies' budget: a semaphore counts in 32 bits.
-const BUDGET_UNIT: u64 = 1 << 10;
+/// What an event costs beside its bytes: what is known of it, its record's report, its verdict.
+const EVENT_COST: usize = 512;
 
-#[derive(Debug, Clone)]
+/// What every request needs; behind one pointer, since each gets it.
+#[derive(Debug)]
 struct Collector {
     link: Link,
     metrics: Metrics,
-    /// Of the bodies that are being worked on, in [`BUDGET_UNIT`]s.
-    budget: Arc<Semaphore>,
-    max_body: u64,
-    max_event: usize,
+    memory: Memory,
+    limits: Limits,
+    rules: Rules,
+    max_events: usize,
+    origins: Origins,
+    keys: Option<WriteKeys>,
+    respects_dnt: bool,
 }
 
-pub(super) fn routes(config: &Config, link: &Link, metrics: &Metrics) -> Router {
-    let collector = Collector {
+pub(super) fn routes(
+    config: &Config,
+    link: &Link,
+    metrics: &Metrics,
+    keys: Option<WriteKeys>,
+    rate: Option<Arc<RateLimit>>,
+) -> Router {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let origins = Origins::new(config.allow_origin.clone());
+    let cors = origins.layer();
+    let collector = Arc::new(Collector {
         link: link.clone(),
         metrics: metrics.clone(),
-        budget: Arc::new(Semaphore::new(units(config.body_bytes()) as usize)),
-        max_body: config.max_body,
-        max_event: usize::try_from(config.max_event).unwrap_or(usize::MAX),
-    };
+        memory: Memory::new(config.body_bytes(), metrics.body_bytes.clone()),
+        limits: Limits {
+            wire: size(config.max_body),
+            decoded: size(config.max_decoded),
+            time: config.body_timeout,
+            least_rate: config.min_body_rate,
+        },
+        rules: Rules { max_event: size(config.max_event), anonymize: config.anonymize_ip },
+        max_events: config.max_events as usize,
+        origins,
+        keys,
+        respects_dnt: config.respect_dnt,
+    });
     let counted = metrics.clone();
-    let patience = Patience { bytes: config.max_body.saturating_mul(2), time: BODY_DEADLINE };
+    let patience = Patience { bytes: config.max_body.saturating_mul(2), time: config.body_timeout };
     let limits = ServiceBuilder::new()
         .map_response(move |response: Response| {
-            counted.count_request(response.status().as_u16());
+            let refused = response.extensions().get().map(|RefusalCode(code)| *code);
+            counted.count_request(response.status().as_u16(), refused);
             response
         })
+        .layer(option_layer(cors))
         .layer(axum::middleware::from_fn_with_state(patience, drain))
-        .layer(HandleErrorLayer::new(|_: tower::BoxError| async { too_many_requests() }))
+        .layer(option_layer(rate.map(|rate| RateLimitLayer::new(rate, config.trust_forwarded_for))))
+        .layer(HandleErrorLayer::new(|_: tower::BoxError| async { Refused::busy() }))
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(config.max_requests as usize))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
@@ -85,121 +119,102 @@ pub(super) fn routes(config: &Config, link: &Link, metrics: &Metrics) -> Router 
         // What the handler's own deadlines leave.
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,
-            BODY_DEADLINE + config.delivery_timeout + MARGIN,
+            config.body_timeout + config.delivery_timeout + MARGIN,
         ));
     Router::new()
         .route("/collect", post(collect).layer(limits).with_state(collector))
         .route("/ping", get(|| async { "pong\n" }))
 }
 
-fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX)
-}
-
-fn too_many_requests() -> Refused {
-    Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time, send it again later")
-}
-
-async fn collect(State(collector): State<Collector>, request: Request<Body>) -> Result<Answer, Refused> {
-    require_json(request.headers())?;
-    let producer = collector.link.producer().map_err(|waiting_for| {
-        Refused::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "kafka_away",
-            format!("waiting for {waiting_for}, send it again later"),
-        )
-    })?;
-    let announced = announced_length(request.headers());
-    if announced.is_some_and(|bytes| bytes > collector.max_body) {
-        return Err(collector.too_large(announced));
+async fn collect(State(collector): State<Arc<Collector>>, request: Request<Body>) -> Response {
+    let span = info_span!(
+        target: TRACES,
+        "POST /collect",
+        otel.kind = "server",
+        http.request.method = "POST",
+        http.route = "/collect",
+        http.response.status_code = field::Empty,
+        messaging.batch.message_count = field::Empty,
+    );
+    if span.is_disabled() {
+        return collector.answer(request, &span).await.into_response();
     }
-    let _reserved = collector.reserve(announced.unwrap_or(collector.max_body))?;
-    let body = collector.read(request).await?;
-    let held = i64::try_from(body.len()).unwrap_or(i64::MAX);
-    collector.metrics.body_bytes.inc_by(held);
-    let _held = Held { metrics: &collector.metrics, bytes: held };
-
-    let events = judge(&body, collector.max_event).map_err(|unreadable| {
-        let (status, code) = match unreadable {
-            Unreadable::NotJson(_) => (StatusCode::BAD_REQUEST, "not_json"),
-            Unreadable::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "event_too_large"),
-        };
-        Refused::new(status, code, unreadable.to_string())
-    })?;
-    let start = Instant::now();
-    let delivered = producer.produce(&events).await;
-    collector.metrics.produce_seconds.observe(start.elapsed().as_secs_f64());
-    let answer = Answer::new(verdicts(events, &delivered));
-    collector.metrics.count(&answer);
-    Ok(answer)
+    if let Some(parent) = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
+        continue_trace(&span, parent);
+    }
+    let response = collector.answer(request, &span).instrument(span.clone()).await.into_response();
+    span.record("http.response.status_code", response.status().as_u16());
+    response
 }
 
 impl Collector {
-    /// Room for a body of `bytes`.
-    fn reserve(&self, bytes: u64) -> Result<SemaphorePermit<'_>, Refused> {
-        self.budget.try_acquire_many(units(bytes)).map_err(|_| too_many_requests())
+    async fn answer(&self, request: Request<Body>, span: &Span) -> Result<Answer, Refused> {
+        self.admit(&request)?;
+        let headers = request.headers();
+        let format = format(headers)?;
+        let encoding = encoding(headers)?;
+        let is_stored = !(self.respects_dnt && asks_not_to_be_tracked(headers));
+        let producer =
+            if is_stored { Some(self.link.producer().map_err(Refused::kafka_away)?) } else { None };
+        let announced = announced_length(headers);
+        if announced.is_some_and(|bytes| bytes > self.limits.wire as u64) {
+            return Err(unread(ReadError::TooLarge, &self.limits));
+        }
+        let mut room = self.memory.room();
+        let wire = read(request.into_body(), self.limits, &mut room).await;
+        let mut body = wire.map_err(|error| unread(error, &self.limits))?;
+        if let Some(encoding) = encoding {
+            (body, room) = decoded(encoding, body, self.limits, room)
+                .await
+                .map_err(|error| unread(error, &self.limits))?;
+        }
+        let events = split(&body, format, self.max_events)?;
+        self.make_room(&mut room, &body, events.len())?;
+        let events = judge(&events, format, self.rules)?;
+        span.record("messaging.batch.message_count", events.len());
+        let anonymized = events.iter().filter(|event| matches!(event.bytes, Cow::Owned(_))).count();
+        self.metrics.anonymized.inc_by(anonymized as u64);
+        let Some(producer) = producer else {
+            let answer = Answer::new(vec![Verdict::NotStored; events.len()]);
+            self.metrics.count(&answer, "");
+            return Ok(answer);
+        };
+        let start = Instant::now();
+        let delivered = producer.produce(&events, traceparent(span).as_deref()).await;
+        self.metrics.produce_seconds.observe(start.elapsed().as_secs_f64());
+        let answer = Answer::new(verdicts(events, &delivered));
+        self.metrics.count(&answer, delivered.trouble.code());
+        Ok(answer)
     }
 
-    async fn read(&self, request: Request<Body>) -> Result<Bytes, Refused> {
-        let limit = usize::try_from(self.max_body).unwrap_or(usize::MAX);
-        let body = axum::body::to_bytes(request.into_body(), limit);
-        match tokio::time::timeout(BODY_DEADLINE, body).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) if is_over_limit(&error) => Err(self.too_large(None)),
-            Ok(Err(error)) => Err(Refused::new(
-                StatusCode::BAD_REQUEST,
-                "cut_off",
-                format!("the body was cut off: {error}"),
+    /// Whether this client may send anything at all.
+    fn admit(&self, request: &Request<Body>) -> Result<(), Refused> {
+        self.origins.check(request.headers()).map_err(|origin| {
+            Refused::new(
+                StatusCode::FORBIDDEN,
+                "origin_not_allowed",
+                format!("pages of {origin:?} may not send events here: --allow-origin lists those that may"),
+            )
+        })?;
+        match &self.keys {
+            Some(keys) if !keys.allow(request.headers(), request.uri()) => Err(Refused::new(
+                StatusCode::UNAUTHORIZED,
+                "no_write_key",
+                "no write key that is known here: expected Authorization: Bearer KEY, a basic user, or ?write_key=KEY",
             )),
-            Err(_) => Err(Refused::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                format!("the body did not arrive within {} s", BODY_DEADLINE.as_secs()),
-            )),
+            _ => Ok(()),
         }
     }
 
-    fn too_large(&self, announced: Option<u64>) -> Refused {
-        let found = announced.map_or_else(|| "more".to_owned(), format_bytes);
-        Refused::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!(
-                "the body has {found}, expected at most {}: send fewer events",
-                format_bytes(self.max_body)
-            ),
-        )
+    /// Room for what a body becomes: its events, and where addresses are taken out, a copy of each.
+    fn make_room(&self, room: &mut Room, body: &Bytes, events: usize) -> Result<(), Refused> {
+        let copies = if self.rules.anonymize { 2 } else { 1 };
+        room.grow_to(body.len() * copies + events * EVENT_COST).map_err(|_| Refused::busy())
     }
 }
 
-fn is_over_limit(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
-}
-
-/// Counts a body as long as it is worked on, also when the client leaves.
-struct Held<'a> {
-    metrics: &'a Metrics,
-    bytes: i64,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.metrics.body_bytes.dec_by(self.bytes);
-    }
-}
-
-fn require_json(headers: &HeaderMap) -> Result<(), Refused> {
-    let found = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let media_type = found.as_deref().and_then(|value| value.split(';').next()).map(str::trim);
-    if media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json")) {
-        return Ok(());
-    }
-    let found = found.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
-    Err(Refused::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_media_type",
-        format!("found Content-Type {found}, expected \"application/json\""),
-    ))
+fn asks_not_to_be_tracked(headers: &HeaderMap) -> bool {
+    ["dnt", "sec-gpc"].into_iter().any(|name| headers.get(name).is_some_and(|value| value == "1"))
 }
 
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
@@ -207,12 +222,11 @@ fn announced_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn verdicts(events: Vec<Judged<'_>>, delivered: &Delivered) -> Vec<Verdict> {
-    let why = delivered.reason.as_ref().map_or_else(|| "no answer in time".to_owned(), ToString::to_string);
     events
         .into_iter()
         .zip(&delivered.acknowledged)
         .map(|(event, acknowledged)| match event.key {
-            _ if !acknowledged => Verdict::Retry { message: format!("kafka did not acknowledge it ({why})") },
+            _ if !acknowledged => Verdict::Retry { message: delivered.trouble.to_string() },
             Ok(_) => Verdict::Ok,
             Err(refusal) => Verdict::Invalid {
                 code: refusal.code.into(),
@@ -221,24 +235,4 @@ fn verdicts(events: Vec<Judged<'_>>, delivered: &Delivered) -> Vec<Verdict> {
             },
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::http::HeaderValue;
-
-    #[test]
-    fn json_is_asked_for_by_its_media_type() {
-        let headers = |value: &'static str| {
-            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))])
-        };
-        assert!(require_json(&headers("application/json")).is_ok());
-        assert!(require_json(&headers("Application/JSON; charset=utf-8")).is_ok());
-        for bad in ["text/plain", "", "application/jsonp", "application/x-www-form-urlencoded"] {
-            let refused = require_json(&headers(bad)).expect_err(bad);
-            assert_eq!(refused.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        }
-        assert!(require_json(&HeaderMap::new()).is_err());
-    }
 }
