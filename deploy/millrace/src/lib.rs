@@ -122,7 +122,7 @@ async fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode
         Command::Generate(config) => {
             millrace_ingest::generator::run(*config, shutdown).await.map(|()| true)?
         }
-        Command::Verify(config) => millrace_verify::run(config, shutdown).await?.clean,
+        Command::Verify(config) => millrace_verify::run(config, transforms, shutdown).await?.clean,
         Command::Demo(config) => demo::run(*config, shutdown).await? == demo::Outcome::Clean,
         Command::TryRecords => tokio::task::block_in_place(|| millrace_worker::try_records(transforms))
             .map(|()| true)

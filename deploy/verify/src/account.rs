@@ -1,7 +1,9 @@
-//! The accounting of one slot: every raw offset is exactly one of in the lake, quarantined, in flight or, which
-//! is wrong, missing. Pure: facts go in, an account and findings come out; it refuses all IO and clocks.
+//! The accounting of one sink of one slot: every raw offset is exactly one of in the sink, quarantined, a client
+//! duplicate, filtered, in flight or, which is wrong, missing. Pure: facts go in, an account and findings come out; it
+//! refuses all IO and clocks.
 //!
-//! A row costs 32 bytes while its slot is accounted, a raw record none unless nothing accounts for it.
+//! A row or enriched record costs 32 bytes while its slot is accounted, a raw record none unless nothing accounts for
+//! it.
 
 use std::ops::Range;
 
@@ -29,12 +31,40 @@ impl Fingerprint {
     }
 }
 
-/// A row of the lake.
+impl Fingerprint {
+    /// Of any bytes, within this process.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(STATES.map(|state| state.hash_one(bytes)))
+    }
+
+    /// Of a record's key and value, within this process.
+    pub fn of_record(key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
+        Self(STATES.map(|state| state.hash_one((key, value))))
+    }
+
+    /// 32 bits of it.
+    pub fn short(self) -> u32 {
+        u32::try_from(self.0[0] >> 32).unwrap_or(u32::MAX)
+    }
+}
+
+const STATES: [ahash::RandomState; 2] =
+    [ahash::RandomState::with_seeds(3, 29, 53, 101), ahash::RandomState::with_seeds(7, 31, 61, 89)];
+
+/// Which of a pipeline's sinks is accounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    Lake,
+    Topic,
+}
+
+/// A row of the lake, or a record of the enriched topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowFact {
     pub offset: i64,
     pub content: Fingerprint,
-    /// Index of its file, for the examples.
+    /// Of a row: the index of its file, for the examples. Of an enriched record: what stands for the client's part of
+    /// it, without what was found out.
     pub file: u32,
 }
 
@@ -48,31 +78,68 @@ pub struct QuarantineFact {
     pub offset: i64,
     /// Hash of its key and value.
     pub bytes: u64,
+    /// It was set aside because the transform, or the process, failed on it: no verdict that can be recomputed.
+    pub failed: bool,
+}
+
+/// Whether a record is a client duplicate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicate {
+    No,
+    Yes,
+    /// Its key came before it, but below the window's floor, where other rules held that nobody remembers.
+    Perhaps,
+}
+
+/// What one of the pipeline's transforms makes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    Kept {
+        /// What the lake's row must be.
+        row: Fingerprint,
+        /// What the enriched record must be, and what stands for the client's part of it.
+        enriched: Fingerprint,
+        client: u32,
+    },
+    Filtered,
+    Rejected,
 }
 
 /// A record of the raw topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawFact {
     pub offset: i64,
-    /// `None` if it is no event.
-    pub event: Option<Fingerprint>,
     /// Hash of its key and value.
     pub bytes: u64,
+    pub duplicate: Duplicate,
+    /// By the pipeline's transform, and by those that it had before.
+    pub judgements: Vec<Judgement>,
 }
 
-/// Where the records of a slot, or of all, are. The first six are the accounting: the first is the sum of the
-/// other five and `missing`.
+impl RawFact {
+    fn may_be_kept(&self) -> bool {
+        self.judgements.iter().any(|judgement| matches!(judgement, Judgement::Kept { .. }))
+    }
+
+    fn may_be(&self, judgement: Judgement) -> bool {
+        self.judgements.contains(&judgement)
+    }
+}
+
+/// Where the records of a slot, or of all, are. The first seven are the accounting: the first is the sum of the
+/// others (of the one of the two sinks that is there, or of the lake) and `missing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Account {
     /// Records that the raw topic holds, up to the end that was taken at the start.
     pub raw_records: u64,
+    /// Zero for a pipeline without lake.
     pub in_lake: u64,
+    /// Zero for a pipeline without topic sink.
+    pub on_topic: u64,
     pub quarantined: u64,
-    /// Zero as long as pipelines have no duplicate window.
     pub client_duplicates: u64,
-    /// Zero as long as pipelines have no filter.
     pub filtered: u64,
-    /// At or beyond the lake cursor and nowhere yet.
+    /// At or beyond the cursor and nowhere yet.
     pub in_flight: u64,
     pub missing: u64,
     /// Copies beyond the first, in lake and quarantine.
@@ -83,6 +150,16 @@ pub struct Account {
     pub uncommitted: u64,
     /// All rows that were read, also those of records that are gone or came after the end.
     pub lake_rows: u64,
+    /// The same of the enriched topic.
+    pub topic_records: u64,
+    /// Faults of the enriched topic, where there is a lake beside it.
+    pub topic_missing: u64,
+    pub topic_duplicates: u64,
+    pub topic_altered: u64,
+    pub topic_unexplained: u64,
+    pub topic_uncommitted: u64,
+    /// Enriched records of which the client's part is right, and what was found out is not what this version finds.
+    pub derived_otherwise: u64,
     /// Of these, in hive's default partition.
     pub unplaced: u64,
     /// Rows and quarantined records whose raw record is gone by retention: proven by the files' ranges only.
@@ -92,6 +169,22 @@ pub struct Account {
 }
 
 impl Account {
+    /// Adds the account of the enriched topic; where it is the only sink, the whole account is its.
+    pub fn add_topic(&mut self, topic: &Self, is_only_sink: bool) {
+        if is_only_sink {
+            self.add(topic);
+            return;
+        }
+        self.on_topic += topic.on_topic;
+        self.topic_records += topic.topic_records;
+        self.topic_missing += topic.missing;
+        self.topic_duplicates += topic.duplicates;
+        self.topic_altered += topic.altered;
+        self.topic_unexplained += topic.unexplained;
+        self.topic_uncommitted += topic.uncommitted;
+        self.derived_otherwise += topic.derived_otherwise;
+    }
+
     pub fn add(&mut self, other: &Self) {
         self.raw_records += other.raw_records;
         self.in_lake += other.in_lake;
@@ -105,20 +198,31 @@ impl Account {
         self.unexplained += other.unexplained;
         self.uncommitted += other.uncommitted;
         self.lake_rows += other.lake_rows;
+        self.on_topic += other.on_topic;
+        self.topic_records += other.topic_records;
+        self.topic_missing += other.topic_missing;
+        self.topic_duplicates += other.topic_duplicates;
+        self.topic_altered += other.topic_altered;
+        self.topic_unexplained += other.topic_unexplained;
+        self.topic_uncommitted += other.topic_uncommitted;
+        self.derived_otherwise += other.derived_otherwise;
         self.unplaced += other.unplaced;
         self.proven_by_ranges_only += other.proven_by_ranges_only;
         self.unproven += other.unproven;
     }
 }
 
-/// What was collected about a slot before its raw records are read.
+/// What was collected about a slot's sink before the raw records are read.
 #[derive(Debug)]
 pub struct SlotFacts {
+    pub sink: Sink,
+    /// Faults of the quarantine are told here; of a pipeline's two sinks only one does.
+    pub tells_of_quarantine: bool,
     /// For the examples: `topic/partition`.
     pub place: String,
     pub rows: Vec<RowFact>,
     pub quarantined: Vec<QuarantineFact>,
-    /// The lake cursor, read before anything else.
+    /// The sink's cursor, read before anything else.
     pub cursor: NextOffset,
     /// The end of the raw partition, taken after the cursor.
     pub end: NextOffset,
@@ -128,7 +232,22 @@ pub struct SlotFacts {
 
 impl SlotFacts {
     fn file(&self, index: u32) -> &str {
-        self.files.get(index as usize).map_or("an unknown file", String::as_str)
+        match self.sink {
+            Sink::Topic => "the enriched topic",
+            Sink::Lake => self.files.get(index as usize).map_or("an unknown file", String::as_str),
+        }
+    }
+
+    fn kind(&self, in_lake: FindingKind) -> FindingKind {
+        match (self.sink, in_lake) {
+            (Sink::Lake, kind) => kind,
+            (Sink::Topic, FindingKind::Missing) => FindingKind::MissingOnTopic,
+            (Sink::Topic, FindingKind::Doubled) => FindingKind::DoubledOnTopic,
+            (Sink::Topic, FindingKind::Altered) => FindingKind::AlteredOnTopic,
+            (Sink::Topic, FindingKind::Unexplained) => FindingKind::UnexplainedOnTopic,
+            (Sink::Topic, FindingKind::Uncommitted) => FindingKind::UncommittedOnTopic,
+            (Sink::Topic, kind) => kind,
+        }
     }
 }
 
@@ -164,8 +283,11 @@ impl Accountant {
     pub fn new(mut facts: SlotFacts) -> Self {
         facts.rows.sort_unstable_by_key(|row| (row.offset, row.file));
         facts.quarantined.sort_unstable_by_key(|record| record.offset);
+        if !facts.tells_of_quarantine {
+            facts.quarantined.dedup_by_key(|record| record.offset);
+        }
         Self {
-            account: Account { lake_rows: facts.rows.len() as u64, ..Account::default() },
+            account: Account::default(),
             facts,
             next_row: 0,
             next_quarantined: 0,
@@ -191,8 +313,10 @@ impl Accountant {
         let found = self.copies_below(record.offset + 1);
         match found {
             Some(copies) => self.compare(&record, &copies),
-            None if record.offset < self.facts.cursor.0 => self.pending.push(record),
-            None => self.account.in_flight += 1,
+            None if record.offset >= self.facts.cursor.0 => self.account.in_flight += 1,
+            None if record.duplicate != Duplicate::No => self.account.client_duplicates += 1,
+            None if record.may_be(Judgement::Filtered) => self.account.filtered += 1,
+            None => self.pending.push(record),
         }
     }
 
@@ -237,23 +361,25 @@ impl Accountant {
         }
         let still = pending.into_iter().zip(found).filter(|(_, found)| !found);
         self.pending = still.map(|(record, _)| record).collect();
-        self.account.lake_rows += rows.len() as u64;
         self.facts.rows.append(&mut rows);
         self.facts.rows.sort_unstable_by_key(|row| (row.offset, row.file));
         self.next_row = self.facts.rows.len();
     }
 
-    /// The account. `cursor_now` is the lake cursor, read after everything else.
-    pub fn finish(mut self, cursor_now: NextOffset) -> (Account, Findings) {
+    /// The account. `cursor_now` is the sink's cursor, `quarantined_now` that of the sink whose commits take along what
+    /// is quarantined; both were read after everything else.
+    pub fn finish(mut self, cursor_now: NextOffset, quarantined_now: NextOffset) -> (Account, Findings) {
         self.raw_done();
+        let (missing, uncommitted) =
+            (self.facts.kind(FindingKind::Missing), self.facts.kind(FindingKind::Uncommitted));
         for record in std::mem::take(&mut self.pending) {
             self.account.missing += 1;
-            self.findings.add(FindingKind::Missing, || format!("{} {}", self.facts.place, record.offset));
+            self.findings.add(missing, || format!("{} {}", self.facts.place, record.offset));
         }
         let rows = &self.facts.rows[self.facts.rows.partition_point(|row| row.offset < cursor_now.0)..];
         for row in rows {
             self.account.uncommitted += 1;
-            self.findings.add(FindingKind::Uncommitted, || {
+            self.findings.add(uncommitted, || {
                 format!(
                     "{} {}, cursor {cursor_now}, in {}",
                     self.facts.place,
@@ -262,13 +388,22 @@ impl Accountant {
                 )
             });
         }
-        for record in self.facts.quarantined.iter().filter(|record| record.offset >= cursor_now.0) {
+        let quarantined = self.facts.quarantined.iter().filter(|_| self.facts.tells_of_quarantine);
+        for record in quarantined.filter(|record| record.offset >= quarantined_now.0) {
             self.account.uncommitted += 1;
             self.findings.add(FindingKind::Uncommitted, || {
-                format!("{} {}, cursor {cursor_now}, quarantined", self.facts.place, record.offset)
+                format!("{} {}, cursor {quarantined_now}, quarantined", self.facts.place, record.offset)
             });
         }
-        (self.account, self.findings)
+        let (records, mut account) = (self.facts.rows.len() as u64, self.account);
+        match self.facts.sink {
+            Sink::Lake => account.lake_rows = records,
+            Sink::Topic => {
+                account.topic_records = records;
+                account.on_topic = std::mem::take(&mut account.in_lake);
+            }
+        }
+        (account, self.findings)
     }
 
     /// Judges what lies below `offset` and belongs to no raw record that was handed in.
@@ -313,12 +448,27 @@ impl Accountant {
             self.account.in_lake += 1;
         }
         self.judge_copies(copies);
+        if record.duplicate == Duplicate::Yes {
+            self.fault(FindingKind::DuplicateKept, record.offset, |facts| whereabouts(facts, copies));
+        }
+        let is_filtered = !record.may_be_kept() && record.may_be(Judgement::Filtered);
         for index in copies.rows.clone() {
             let row = self.facts.rows[index];
-            self.compare_row(record, &row);
+            if is_filtered {
+                self.fault(FindingKind::FilteredKept, record.offset, |facts| facts.file(row.file).to_owned());
+            } else {
+                self.compare_row(record, &row);
+            }
+        }
+        if !self.facts.tells_of_quarantine {
+            return;
         }
         for index in copies.quarantined.clone() {
-            if self.facts.quarantined[index].bytes != record.bytes {
+            let fact = self.facts.quarantined[index];
+            if !fact.failed && !record.may_be(Judgement::Rejected) {
+                self.fault(FindingKind::QuarantinedInVain, record.offset, |_| "the quarantine".to_owned());
+            }
+            if fact.bytes != record.bytes {
                 self.account.altered += 1;
                 self.findings.add(FindingKind::Altered, || {
                     format!("{} {}, quarantined", self.facts.place, record.offset)
@@ -328,12 +478,22 @@ impl Accountant {
     }
 
     fn compare_row(&mut self, record: &RawFact, row: &RowFact) {
-        if row.content == Fingerprint::NO_EVENT || record.event != Some(row.content) {
-            self.account.altered += 1;
-            self.findings.add(FindingKind::Altered, || {
-                format!("{} {} in {}", self.facts.place, row.offset, self.facts.file(row.file))
-            });
+        let sink = self.facts.sink;
+        let is_right = record.judgements.iter().any(|judgement| match judgement {
+            Judgement::Kept { row: right, .. } if sink == Sink::Lake => *right == row.content,
+            Judgement::Kept { enriched, .. } if sink == Sink::Topic => *enriched == row.content,
+            _ => false,
+        });
+        if is_right && row.content != Fingerprint::NO_EVENT {
+            return;
         }
+        let is_clients = |judgement: &Judgement| matches!(judgement, Judgement::Kept { client, .. } if *client == row.file);
+        if sink == Sink::Topic && record.judgements.iter().any(is_clients) {
+            self.account.derived_otherwise += 1;
+            return;
+        }
+        self.account.altered += 1;
+        self.fault(FindingKind::Altered, row.offset, |facts| facts.file(row.file).to_owned());
     }
 
     fn judge_copies(&mut self, copies: &Copies) {
@@ -354,7 +514,7 @@ impl Accountant {
 
     fn fault(&mut self, kind: FindingKind, offset: i64, whereabouts: impl FnOnce(&SlotFacts) -> String) {
         let facts = &self.facts;
-        self.findings.add(kind, || format!("{} {offset} in {}", facts.place, whereabouts(facts)));
+        self.findings.add(facts.kind(kind), || format!("{} {offset} in {}", facts.place, whereabouts(facts)));
     }
 }
 

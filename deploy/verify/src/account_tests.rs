@@ -3,7 +3,9 @@
 use millrace_common::types::NextOffset;
 use proptest::prelude::*;
 
-use crate::account::{Account, Accountant, Fingerprint, QuarantineFact, RawFact, RowFact, SlotFacts};
+use crate::account::{
+    Account, Accountant, Duplicate, Fingerprint, Judgement, QuarantineFact, RawFact, RowFact, Sink, SlotFacts,
+};
 use crate::finding::{FindingKind, Findings};
 
 /// A raw record and where it is. Offsets rise by the gaps between them: markers and aborted records.
@@ -17,22 +19,24 @@ struct Log {
 impl Log {
     fn rows(&self) -> Vec<RowFact> {
         let events = self.records.iter().filter(|raw| raw.offset < self.cursor);
-        events.filter_map(|raw| Some(RowFact { offset: raw.offset, content: raw.event?, file: 0 })).collect()
+        events.filter_map(|raw| Some(RowFact { offset: raw.offset, content: event(raw)?, file: 0 })).collect()
     }
 
     fn quarantined(&self) -> Vec<QuarantineFact> {
-        let rejected = self.records.iter().filter(|raw| raw.offset < self.cursor && raw.event.is_none());
-        rejected.map(|raw| QuarantineFact { offset: raw.offset, bytes: raw.bytes }).collect()
+        let rejected = self.records.iter().filter(|raw| raw.offset < self.cursor && event(raw).is_none());
+        rejected.map(|raw| QuarantineFact { offset: raw.offset, bytes: raw.bytes, failed: true }).collect()
     }
 
     fn account(&self, rows: Vec<RowFact>, quarantined: Vec<QuarantineFact>) -> (Account, Findings) {
         let mut accountant = self.accountant(rows, quarantined);
         accountant.raw_done();
-        accountant.finish(NextOffset(self.cursor))
+        accountant.finish(NextOffset(self.cursor), NextOffset(self.cursor))
     }
 
     fn accountant(&self, rows: Vec<RowFact>, quarantined: Vec<QuarantineFact>) -> Accountant {
         let mut accountant = Accountant::new(SlotFacts {
+            sink: Sink::Lake,
+            tells_of_quarantine: true,
             place: "raw/0".into(),
             rows,
             quarantined,
@@ -40,8 +44,29 @@ impl Log {
             end: NextOffset(self.end),
             files: vec!["a.parquet".into()],
         });
-        self.records.iter().for_each(|raw| accountant.raw(*raw));
+        self.records.iter().for_each(|raw| accountant.raw(raw.clone()));
         accountant
+    }
+}
+
+/// A raw record that the transform keeps as `event`, or rejects.
+fn raw_fact(offset: i64, event: Option<Fingerprint>) -> RawFact {
+    let judgement = match event {
+        Some(row) => Judgement::Kept { row, enriched: row, client: row.short() },
+        None => Judgement::Rejected,
+    };
+    RawFact {
+        offset,
+        bytes: offset.cast_unsigned() * 31,
+        duplicate: Duplicate::No,
+        judgements: vec![judgement],
+    }
+}
+
+fn event(raw: &RawFact) -> Option<Fingerprint> {
+    match raw.judgements[0] {
+        Judgement::Kept { row, .. } => Some(row),
+        Judgement::Filtered | Judgement::Rejected => None,
     }
 }
 
@@ -60,7 +85,7 @@ fn log() -> impl Strategy<Value = Log> {
             .map(|(gap, valid)| {
                 offset += gap;
                 let event = valid.then(|| content(offset));
-                RawFact { offset, event, bytes: offset.cast_unsigned() * 31 }
+                raw_fact(offset, event)
             })
             .collect();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
@@ -118,7 +143,7 @@ proptest! {
                 rows.extend(vec![row; copies]);
             } else {
                 let raw = log.records.iter().find(|raw| raw.offset == row.offset).expect("raw");
-                quarantined.extend(vec![QuarantineFact { offset: raw.offset, bytes: raw.bytes }; copies]);
+                quarantined.extend(vec![QuarantineFact { offset: raw.offset, bytes: raw.bytes, failed: true }; copies]);
             }
         } else {
             let record = quarantined[index - rows.len()];
@@ -159,11 +184,11 @@ proptest! {
     fn what_is_visible_before_its_commit_is_found(log in log(), in_quarantine: bool) {
         let (mut rows, mut quarantined) = (log.rows(), log.quarantined());
         let early: Vec<RawFact> =
-            log.records.iter().copied().filter(|raw| raw.offset >= log.cursor).collect();
+            log.records.iter().cloned().filter(|raw| raw.offset >= log.cursor).collect();
         for raw in &early {
-            if in_quarantine || raw.event.is_none() {
-                quarantined.push(QuarantineFact { offset: raw.offset, bytes: raw.bytes });
-            } else if let Some(content) = raw.event {
+            if in_quarantine || event(raw).is_none() {
+                quarantined.push(QuarantineFact { offset: raw.offset, bytes: raw.bytes, failed: true });
+            } else if let Some(content) = event(raw) {
                 rows.push(RowFact { offset: raw.offset, content, file: 0 });
             }
         }
@@ -185,6 +210,8 @@ proptest! {
             rows.push(rows[0]);
         }
         let mut accountant = Accountant::new(SlotFacts {
+            sink: Sink::Lake,
+            tells_of_quarantine: true,
             place: "raw/0".into(),
             rows,
             quarantined: log.quarantined(),
@@ -194,9 +221,9 @@ proptest! {
         });
         accountant.gone_until(low);
         for raw in log.records.iter().filter(|raw| raw.offset >= low) {
-            accountant.raw(*raw);
+            accountant.raw(raw.clone());
         }
-        let (account, findings) = accountant.finish(NextOffset(log.cursor));
+        let (account, findings) = accountant.finish(NextOffset(log.cursor), NextOffset(log.cursor));
         assert_sums(&account);
         let gone = log.records.iter().filter(|raw| raw.offset < low).count() as u64;
         prop_assert_eq!(account.proven_by_ranges_only, gone);
@@ -221,7 +248,7 @@ proptest! {
         accountant.raw_done();
         accountant.late_rows(vec!["b.parquet".into()], late);
         prop_assert_eq!(accountant.pending().count(), 0);
-        let (account, findings) = accountant.finish(NextOffset(log.cursor));
+        let (account, findings) = accountant.finish(NextOffset(log.cursor), NextOffset(log.cursor));
         assert_sums(&account);
         prop_assert_eq!(findings.count(FindingKind::Doubled), doubled);
         prop_assert_eq!(findings.iter().count() as u64, doubled);
@@ -233,15 +260,15 @@ proptest! {
         let mut rows = log.rows();
         let mut quarantined = log.quarantined();
         for raw in log.records.iter().filter(|raw| raw.offset >= log.cursor).take(ahead) {
-            match raw.event {
+            match event(raw) {
                 Some(content) => rows.push(RowFact { offset: raw.offset, content, file: 0 }),
-                None => quarantined.push(QuarantineFact { offset: raw.offset, bytes: raw.bytes }),
+                None => quarantined.push(QuarantineFact { offset: raw.offset, bytes: raw.bytes, failed: true }),
             }
         }
         rows.push(RowFact { offset: log.end + 5, content: content(log.end + 5), file: 0 });
         let (account, findings) = {
             let accountant = log.accountant(rows, quarantined);
-            accountant.finish(NextOffset(log.end + 6))
+            accountant.finish(NextOffset(log.end + 6), NextOffset(log.end + 6))
         };
         prop_assert!(findings.is_empty(), "{findings:?}");
         assert_sums(&account);

@@ -5,12 +5,18 @@ use std::time::Duration;
 
 use millrace_common::address::parse_servers;
 use millrace_common::lake::{self, Lake, LakeError};
-use millrace_common::types::{LakeTarget, SecretReference};
+use millrace_common::types::LakeTarget;
 use millrace_common::units::parse_duration;
 
 /// Account for every raw offset of the pipeline that fills a lake. Reads the lake and the topics themselves.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
+    /// Check this pipeline, by name or id, as the master at --page knows it; without it, the one that fills --lake.
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// Where the master's page is.
+    #[arg(long, default_value = "http://127.0.0.1:18080", value_name = "URL")]
+    pub page: String,
     /// The lake: s3://bucket/prefix or file:///folder. It says which pipeline fills it.
     #[arg(
         long,
@@ -39,13 +45,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// A pipeline's lake, asked for with this process's own login where the usual variables hold one.
+    pub(crate) fn with_login(&self, target: &LakeTarget) -> LakeTarget {
+        let mut target = target.clone();
+        if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
+            let usual = LakeTarget::new(target.url.clone());
+            target.access_key_id = usual.access_key_id;
+            target.secret_access_key = usual.secret_access_key;
+        }
+        target.endpoint = self.s3_endpoint.clone().or(target.endpoint);
+        target
+    }
+
     pub(crate) fn open_lake(&self) -> Result<Lake, LakeError> {
         lake::open(&LakeTarget {
-            url: self.lake.clone(),
             endpoint: self.s3_endpoint.clone(),
             region: self.s3_region.clone(),
-            access_key_id: SecretReference::Environment("AWS_ACCESS_KEY_ID".into()),
-            secret_access_key: SecretReference::Environment("AWS_SECRET_ACCESS_KEY".into()),
+            ..LakeTarget::new(self.lake.clone())
         })
     }
 }

@@ -39,6 +39,15 @@ pub enum Error {
         #[source]
         source: ReadError,
     },
+    #[error("what the pipeline's transform makes of its records can't be recomputed: {reason}")]
+    Transform { reason: String },
+    #[error(
+        "--ledger can't be compared with pipeline {pipeline}: its transform leaves events out or changes them; check the \
+         pipeline without --ledger"
+    )]
+    LedgerUnfit { pipeline: String },
+    #[error("pipeline {pipeline:?} can't be asked for at {url}: {reason}; check --pipeline and --page")]
+    NoDefinition { pipeline: String, url: String, reason: String },
     #[error("stopped before the check was complete")]
     Interrupted,
 }

@@ -13,12 +13,28 @@ pub const EXAMPLES: usize = 10;
 pub enum FindingKind {
     /// A raw record below the lake cursor that is neither in the lake nor quarantined.
     Missing,
+    /// Below the topic cursor, and neither on the enriched topic nor quarantined.
+    MissingOnTopic,
     /// A further copy of a raw record: in the lake again, quarantined again, or both.
     Doubled,
+    /// A further copy on the enriched topic, or one there of a record that is quarantined.
+    DoubledOnTopic,
     /// A row, or a quarantined record, whose content is not the raw record's.
     Altered,
+    /// An enriched record whose key or value is not what the transform makes of the raw record.
+    AlteredOnTopic,
     /// A row, or a quarantined record, at an offset where the raw topic has no record.
     Unexplained,
+    /// The same of an enriched record, or one whose headers name no source of the pipeline.
+    UnexplainedOnTopic,
+    /// An enriched record in another partition than its source's.
+    Misrouted,
+    /// In a sink or quarantined, although a record with the same key came before it within the window.
+    DuplicateKept,
+    /// In a sink, although the transform leaves it out.
+    FilteredKept,
+    /// Quarantined, although the transform keeps it.
+    QuarantinedInVain,
     /// A row in another day's folder than its own.
     Misplaced,
     /// A row that names another topic or partition than its file.
@@ -27,6 +43,8 @@ pub enum FindingKind {
     OutsideRange,
     /// Visible before its commit: at or beyond the lake cursor.
     Uncommitted,
+    /// The same on the enriched topic.
+    UncommittedOnTopic,
     /// Flushes of one slot that overlap, leave a gap, or contradict each other.
     BrokenChain,
     /// A key and a footer that name different things, or a footer that can't be read.
@@ -39,7 +57,9 @@ pub enum FindingKind {
     UnknownSlot,
     /// Rows without a committed offset of their slot.
     CursorLost,
-    /// Raw records that retention took before the lake had them.
+    /// A committed offset whose record can't be read.
+    RecordDamaged,
+    /// Raw records that retention took before the sinks had them.
     Lost,
     /// The committed cursor lies beyond the end of the raw topic, which has lost records.
     CursorBeyondEnd,
@@ -50,20 +70,36 @@ impl FindingKind {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Missing => "missing: below the lake cursor, neither in the lake nor quarantined",
+            Self::MissingOnTopic => {
+                "missing on the enriched topic: below its cursor, neither there nor quarantined"
+            }
             Self::Doubled => "doubled: more than one copy in lake and quarantine",
+            Self::DoubledOnTopic => {
+                "doubled on the enriched topic: more than one copy there and in quarantine"
+            }
             Self::Altered => "altered: the content is not the raw record's",
+            Self::AlteredOnTopic => {
+                "altered on the enriched topic: not what the transform makes of the raw record"
+            }
             Self::Unexplained => "unexplained: no raw record at that offset",
+            Self::UnexplainedOnTopic => "unexplained on the enriched topic: no raw record at that offset",
+            Self::Misrouted => "misrouted: an enriched record in another partition than its source's",
+            Self::DuplicateKept => "duplicate kept: a client duplicate that was not dropped",
+            Self::FilteredKept => "filtered kept: in a sink, although the transform leaves it out",
+            Self::QuarantinedInVain => "quarantined in vain: the transform keeps it",
             Self::Misplaced => "misplaced: a row in another day's folder",
             Self::Misfiled => "misfiled: a row of another topic or partition than its file",
             Self::OutsideRange => "outside its range: a row beyond what its file's footer covers",
             Self::Uncommitted => "uncommitted: visible at or beyond the lake cursor",
+            Self::UncommittedOnTopic => "uncommitted: visible at or beyond the topic cursor",
             Self::BrokenChain => "broken chain: flushes of a slot that don't follow one another",
             Self::FooterDisagrees => "footer disagrees: key and footer name different things",
             Self::Unreadable => "unreadable: no Parquet file, below the day folders",
             Self::Foreign => "foreign: not a file of this pipeline",
             Self::UnknownSlot => "unknown slot: the topic has no such partition",
             Self::CursorLost => "cursor lost: the lake has files, but Kafka no committed offset",
-            Self::Lost => "lost: the raw topic dropped offsets before the lake had them",
+            Self::RecordDamaged => "record damaged: the committed offset's metadata can't be read",
+            Self::Lost => "lost: the raw topic dropped offsets before the sinks had them",
             Self::CursorBeyondEnd => "cursor beyond the end: the raw topic has lost records",
         }
     }

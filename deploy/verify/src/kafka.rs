@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_common::kafka::client_config;
+use millrace_common::record::{CommittedRecord, WindowBounds};
 use millrace_common::types::NextOffset;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -32,8 +33,8 @@ pub(crate) struct Record {
     pub(crate) timestamp_ms: i64,
     pub(crate) key: Option<Bytes>,
     pub(crate) value: Option<Bytes>,
-    /// Only where they were asked for. Those without a value, or with one that is no UTF-8, are left out.
-    pub(crate) headers: Vec<(String, String)>,
+    /// Only where they were asked for.
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
 }
 
 /// What a partition's reader hands out, in the order of the log.
@@ -103,13 +104,41 @@ fn consumer(servers: &str, group: &str, end: End) -> Result<Reader, Error> {
         .map_err(failed("making a consumer"))
 }
 
-/// The lake cursors of the group, in the order of `slots`; `None` where nothing was ever committed. Waits while a
+/// What a slot has committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) topic_cursor: NextOffset,
+    pub(crate) lake_cursor: NextOffset,
+    pub(crate) window: WindowBounds,
+    /// The record beside the committed offset can't be read.
+    pub(crate) is_damaged: bool,
+}
+
+impl Committed {
+    fn of(offset: i64, metadata: &str) -> Self {
+        let bare = Self {
+            topic_cursor: NextOffset(offset),
+            lake_cursor: NextOffset(offset),
+            window: WindowBounds { size: 0, floor: NextOffset(offset) },
+            is_damaged: !metadata.is_empty(),
+        };
+        match CommittedRecord::parse(offset, metadata.as_bytes()) {
+            Ok(CommittedRecord { topic_cursor, lake_cursor, window, .. }) => {
+                Self { topic_cursor, lake_cursor, window, is_damaged: false }
+            }
+            // A committed offset without a record is somebody else's way to move a slot.
+            Err(_) => bare,
+        }
+    }
+}
+
+/// What the group has committed, in the order of `slots`; `None` where nothing was ever committed. Waits while a
 /// transaction on one of them is open.
-pub(crate) fn cursors(
+pub(crate) fn committed(
     servers: &str,
     group: &str,
     slots: &[(String, i32)],
-) -> Result<Vec<Option<NextOffset>>, Error> {
+) -> Result<Vec<Option<Committed>>, Error> {
     let action = || format!("reading the committed offsets of {group}");
     let consumer = consumer(servers, group, End::Stable)?;
     let deadline = Instant::now() + PATIENCE;
@@ -125,14 +154,14 @@ pub(crate) fn cursors(
         });
         match found {
             Ok(found) => {
-                let cursor = |slot: &(String, i32)| match found
-                    .find_partition(&slot.0, slot.1)
-                    .map(|element| element.offset())
-                {
-                    Some(Offset::Offset(offset)) => Some(NextOffset(offset)),
-                    _ => None,
+                let committed = |slot: &(String, i32)| {
+                    let element = found.find_partition(&slot.0, slot.1)?;
+                    match element.offset() {
+                        Offset::Offset(offset) => Some(Committed::of(offset, element.metadata())),
+                        _ => None,
+                    }
                 };
-                return Ok(slots.iter().map(cursor).collect());
+                return Ok(slots.iter().map(committed).collect());
             }
             Err(error) if Instant::now() < deadline => {
                 tracing::debug!(%error, "committed offsets can't be read yet");
@@ -263,9 +292,7 @@ fn is_passing(code: RDKafkaErrorCode) -> bool {
 }
 
 fn copy(message: &rdkafka::message::BorrowedMessage<'_>, with_headers: bool) -> Record {
-    let header = |(key, value): (&str, Option<&[u8]>)| {
-        Some((key.to_owned(), std::str::from_utf8(value?).ok()?.to_owned()))
-    };
+    let header = |(key, value): (&str, Option<&[u8]>)| (key.to_owned(), value.map(Bytes::copy_from_slice));
     let headers = message.headers().filter(|_| with_headers);
     let headers = headers.into_iter().flat_map(|headers| headers.iter());
     Record {
@@ -273,6 +300,6 @@ fn copy(message: &rdkafka::message::BorrowedMessage<'_>, with_headers: bool) -> 
         timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
         key: message.key().map(Bytes::copy_from_slice),
         value: message.payload().map(Bytes::copy_from_slice),
-        headers: headers.filter_map(|found| header((found.key, found.value))).collect(),
+        headers: headers.map(|found| header((found.key, found.value))).collect(),
     }
 }

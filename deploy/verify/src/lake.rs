@@ -14,6 +14,7 @@ use millrace_common::backoff::Backoff;
 use millrace_common::event::day::Day;
 use millrace_common::event::{ClientColumnReader, FIELDS, RebuildError, canonical_hash, column, rebuild};
 use millrace_common::lake::Lake;
+use millrace_transform::{SOURCE_COLUMNS, raw};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
@@ -23,6 +24,7 @@ use crate::Error;
 use crate::account::{Fingerprint, RowFact};
 use crate::chain::Footer;
 use crate::finding::{FindingKind, Findings};
+use crate::judge::row_fingerprints;
 
 /// How long a request to the store is repeated before the check gives up.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -98,6 +100,8 @@ pub(crate) struct Expected {
     pub(crate) file: u32,
     /// Collect [`LedgerFact`]s.
     pub(crate) for_ledger: bool,
+    /// The transform's columns, where a row is compared as a whole; `None` where it rebuilds the client's event.
+    pub(crate) columns: Option<Vec<String>>,
 }
 
 /// What the ledger needs to know of a row.
@@ -129,6 +133,8 @@ pub(crate) enum FileError {
     Columns(#[from] RebuildError),
     #[error("column {name} is missing or has another type than {expected}")]
     Column { name: &'static str, expected: &'static str },
+    #[error("column {name} is missing")]
+    NoColumn { name: String },
 }
 
 /// A file that was opened: its footer was read.
@@ -159,7 +165,7 @@ impl OpenFile {
         footer: &Footer,
         expected: &Expected,
     ) -> Result<FileRows, FileError> {
-        let own = [
+        let client = [
             column::KAFKA_TOPIC,
             column::KAFKA_PARTITION,
             column::KAFKA_OFFSET,
@@ -170,11 +176,18 @@ impl OpenFile {
             column::EVENT_TIME,
             column::EXTRA,
         ];
-        let wanted = own.into_iter().chain(FIELDS.iter().map(|field| field.name));
+        let client = client.into_iter().chain(FIELDS.iter().map(|field| field.name));
+        let wanted: Vec<&str> = match &expected.columns {
+            None => client.collect(),
+            Some(columns) => SOURCE_COLUMNS.into_iter().chain(columns.iter().map(String::as_str)).collect(),
+        };
         let mask = ProjectionMask::columns(self.0.parquet_schema(), wanted);
         let mut judge = Judge { name, footer, expected, last: None, rows: FileRows::default() };
         for batch in self.0.with_projection(mask).with_batch_size(ROWS_AT_ONCE).build()? {
-            judge.batch(&batch?)?;
+            match &expected.columns {
+                None => judge.batch(&batch?)?,
+                Some(columns) => judge.whole_rows(&batch?, columns)?,
+            }
         }
         Ok(judge.rows)
     }
@@ -193,9 +206,11 @@ impl Judge<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
         let client = ClientColumnReader::new(batch)?;
         let place = PlaceColumns::new(batch)?;
+        let received = times(batch, column::RECEIVED_TIME)
+            .ok_or(FileError::Column { name: column::RECEIVED_TIME, expected: "milliseconds in UTC" })?;
         for index in 0..batch.num_rows() {
             let offset = place.offset.value(index);
-            let received_ms = if place.received.is_valid(index) { place.received.value(index) } else { -1 };
+            let received_ms = if received.is_valid(index) { received.value(index) } else { -1 };
             let columns = client.row(index);
             let rebuilt = rebuild(&columns).ok().and_then(|json| canonical_hash(json.as_bytes()).ok());
             let content = rebuilt.map_or(Fingerprint::NO_EVENT, |hash| Fingerprint::new(&hash, received_ms));
@@ -207,20 +222,48 @@ impl Judge<'_> {
                 self.rows.ledger.push(LedgerFact { hash, package_id });
             }
             self.day(offset, Day::of(columns.event_time_ms, received_ms));
-            let (topic, partition) = (place.topic.value(index), place.partition.value(index));
-            if (topic, partition) != (self.expected.topic.as_str(), self.expected.partition) {
-                self.rows.findings.add(FindingKind::Misfiled, || {
-                    format!("a row of {topic}/{partition} {offset} in {}", self.name)
-                });
-            }
-            if !self.footer.range.contains(&offset) {
-                let range = &self.footer.range;
-                self.rows.findings.add(FindingKind::OutsideRange, || {
-                    format!("offset {offset}, range {} to {}, in {}", range.start, range.end, self.name)
-                });
-            }
+            self.place(&place, index);
         }
         Ok(())
+    }
+
+    /// Rows of which the transform's columns are compared as they are.
+    fn whole_rows(&mut self, batch: &RecordBatch, columns: &[String]) -> Result<(), FileError> {
+        let place = PlaceColumns::new(batch)?;
+        let column = |name: &String| {
+            let found = batch.column_by_name(name).cloned();
+            found.ok_or_else(|| FileError::NoColumn { name: name.clone() })
+        };
+        let columns = columns.iter().map(column).collect::<Result<Vec<_>, _>>()?;
+        // The times that the built-in transforms file their rows by; others are not judged by their days.
+        let received = times(batch, column::RECEIVED_TIME).or_else(|| times(batch, raw::column::TIMESTAMP));
+        let times = times(batch, column::EVENT_TIME).or(received);
+        for (index, content) in row_fingerprints(&columns)?.into_iter().enumerate() {
+            let offset = place.offset.value(index);
+            self.rows.rows.push(RowFact { offset, content, file: self.expected.file });
+            if let (Some(times), Some(received)) = (times, received) {
+                let received_ms = if received.is_valid(index) { received.value(index) } else { -1 };
+                self.day(offset, Day::of(times.value(index), received_ms));
+            }
+            self.place(&place, index);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, place: &PlaceColumns<'_>, index: usize) {
+        let offset = place.offset.value(index);
+        let (topic, partition) = (place.topic.value(index), place.partition.value(index));
+        if (topic, partition) != (self.expected.topic.as_str(), self.expected.partition) {
+            self.rows.findings.add(FindingKind::Misfiled, || {
+                format!("a row of {topic}/{partition} {offset} in {}", self.name)
+            });
+        }
+        if !self.footer.range.contains(&offset) {
+            let range = &self.footer.range;
+            self.rows.findings.add(FindingKind::OutsideRange, || {
+                format!("offset {offset}, range {} to {}, in {}", range.start, range.end, self.name)
+            });
+        }
     }
 
     fn day(&mut self, offset: i64, day: Day) {
@@ -250,7 +293,11 @@ struct PlaceColumns<'a> {
     topic: &'a StringArray,
     partition: &'a Int32Array,
     offset: &'a Int64Array,
-    received: &'a TimestampMillisecondArray,
+}
+
+/// A column of times, if there is one of this name.
+fn times<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a TimestampMillisecondArray> {
+    batch.column_by_name(name)?.as_primitive_opt::<TimestampMillisecondType>()
 }
 
 impl<'a> PlaceColumns<'a> {
@@ -265,10 +312,7 @@ impl<'a> PlaceColumns<'a> {
         let partition = required(partition.and_then(|array| array.as_primitive_opt::<Int32Type>()), error)?;
         let (offset, error) = find(column::KAFKA_OFFSET, "64-bit integers without nulls");
         let offset = required(offset.and_then(|array| array.as_primitive_opt::<Int64Type>()), error)?;
-        let (received, error) = find(column::RECEIVED_TIME, "milliseconds in UTC");
-        let received =
-            received.and_then(|array| array.as_primitive_opt::<TimestampMillisecondType>()).ok_or(error)?;
-        Ok(Self { topic, partition, offset, received })
+        Ok(Self { topic, partition, offset })
     }
 }
 

@@ -100,7 +100,7 @@ struct Counts {
 type Table = HashMap<[u8; 16], Counts>;
 
 /// The ledger's events, and how often each was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Tally {
     /// By the hash of the canonical JSON.
     events: Table,

@@ -7,12 +7,18 @@ pub mod account;
 #[cfg(test)]
 mod account_tests;
 mod chain;
+#[cfg(test)]
+mod class_tests;
 mod config;
+mod enriched;
 mod error;
 pub mod finding;
+mod judge;
 mod kafka;
 mod lake;
 mod ledger;
+mod pipeline;
+mod pool;
 mod progress;
 mod quarantine;
 mod report;

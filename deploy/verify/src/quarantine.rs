@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_common::event::{canonical_hash, check};
+use millrace_common::event::{RejectionCode, canonical_hash, check};
 use millrace_common::headers;
 use sha2::{Digest, Sha256};
 
@@ -42,8 +42,10 @@ pub(crate) fn bytes_hash(record: &Record) -> u64 {
 pub(crate) fn digest(pipeline: &str, partition: i32, records: &[Record], for_ledger: bool) -> Quarantine {
     let mut found = Quarantine { records: records.len() as u64, ..Quarantine::default() };
     for record in records {
-        let header =
-            |name: &str| record.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let header = |name: &str| {
+            let value = record.headers.iter().find(|(key, _)| key == name)?.1.as_deref()?;
+            std::str::from_utf8(value).ok()
+        };
         let quarantined = header(headers::PIPELINE) == Some(pipeline);
         if quarantined {
             let source = || {
@@ -54,7 +56,8 @@ pub(crate) fn digest(pipeline: &str, partition: i32, records: &[Record], for_led
             };
             match source() {
                 Some((source, offset)) => {
-                    let fact = QuarantineFact { offset, bytes: bytes_hash(record) };
+                    let failed = header(headers::REASON) == Some(RejectionCode::TransformFailed.as_str());
+                    let fact = QuarantineFact { offset, bytes: bytes_hash(record), failed };
                     found.by_source.entry(source).or_default().push(fact);
                 }
                 None => found.findings.add(FindingKind::Unexplained, || {

@@ -16,6 +16,7 @@ pub struct PartitionAccount {
     pub partition: i32,
     /// The lake cursor at the start; `None` if nothing was ever committed.
     pub lake_cursor: Option<i64>,
+    pub topic_cursor: Option<i64>,
     /// First offset that the raw topic still holds.
     pub first_offset: i64,
     /// End of the raw topic, taken at the start.
@@ -31,7 +32,10 @@ pub struct Report {
     /// Nothing is wrong.
     pub clean: bool,
     pub pipeline: String,
-    pub lake: String,
+    /// `None` for a pipeline without lake.
+    pub lake: Option<String>,
+    /// `None` for a pipeline without topic sink.
+    pub enriched_topic: Option<String>,
     pub kafka: String,
     /// The sum over all partitions.
     #[serde(flatten)]
@@ -42,16 +46,20 @@ pub struct Report {
     pub bytes: u64,
     pub partitions: Vec<PartitionAccount>,
     pub findings: Findings,
+    /// The ledger's events in the lake.
     pub ledger: Option<LedgerReport>,
+    /// The same on the enriched topic.
+    pub topic_ledger: Option<LedgerReport>,
     /// What can't be proven either way, for people.
     pub notes: Vec<String>,
     pub elapsed_ms: u64,
 }
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "partition",
     "raw records",
     "in the lake",
+    "on the topic",
     "quarantined",
     "client duplicates",
     "filtered",
@@ -66,19 +74,27 @@ fn cells(name: String, account: &Account) -> [String; COLUMNS.len()] {
         name,
         account.raw_records.to_string(),
         account.in_lake.to_string(),
+        account.on_topic.to_string(),
         account.quarantined.to_string(),
         account.client_duplicates.to_string(),
         account.filtered.to_string(),
         account.in_flight.to_string(),
-        account.missing.to_string(),
-        account.duplicates.to_string(),
-        account.altered.to_string(),
+        (account.missing + account.topic_missing).to_string(),
+        (account.duplicates + account.topic_duplicates).to_string(),
+        (account.altered + account.topic_altered).to_string(),
     ]
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "pipeline {}, lake {}, Kafka {}", self.pipeline, self.lake, self.kafka)?;
+        write!(f, "pipeline {}, Kafka {}", self.pipeline, self.kafka)?;
+        if let Some(lake) = &self.lake {
+            write!(f, ", lake {lake}")?;
+        }
+        if let Some(topic) = &self.enriched_topic {
+            write!(f, ", enriched topic {topic}")?;
+        }
+        writeln!(f)?;
         writeln!(f)?;
         let mut rows = vec![COLUMNS.map(str::to_owned)];
         rows.extend(
@@ -99,11 +115,12 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(
             f,
-            "{} rows in {} files ({}), {} of them unplaced; {} records in the invalid topic; {} ms",
+            "{} rows in {} files ({}), {} of them unplaced; {} records on the enriched topic, {} in the invalid topic; {} ms",
             self.total.lake_rows,
             self.files,
             format_bytes(self.bytes),
             self.total.unplaced,
+            self.total.topic_records,
             self.invalid_records,
             self.elapsed_ms
         )?;
@@ -114,12 +131,22 @@ impl fmt::Display for Report {
                 self.total.proven_by_ranges_only
             )?;
         }
+        if self.total.derived_otherwise > 0 {
+            writeln!(
+                f,
+                "{} enriched records hold something else about their events than this version finds out",
+                self.total.derived_otherwise
+            )?;
+        }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }
-        if let Some(ledger) = &self.ledger {
-            writeln!(f)?;
-            write!(f, "{ledger}")?;
+        for (ledger, place) in [(&self.ledger, "in the lake"), (&self.topic_ledger, "on the enriched topic")]
+        {
+            if let Some(ledger) = ledger {
+                writeln!(f)?;
+                write!(f, "{place}, {ledger}")?;
+            }
         }
         for (kind, finding) in self.findings.iter() {
             writeln!(f)?;

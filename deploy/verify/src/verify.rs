@@ -1,7 +1,7 @@
 //! The order of the check. It lets nobody cry wolf while the pipeline runs:
 //!
-//! ledger → lake cursors → ends of the topics → quarantine → list of the lake → per slot: rows, raw records, and
-//! the cursor again.
+//! ledger → cursors → ends of the topics → quarantine → list of the lake → per slot: rows, enriched records, raw records,
+//! and the cursors again.
 //!
 //! Whatever lies below the first cursor is committed, so it is quarantined before the ends, or in a file that is
 //! published or about to be. Whatever is visible was committed before, so it lies below the second cursor.
@@ -14,28 +14,29 @@ use millrace_common::kafka::partition_counts;
 use millrace_common::lake::Lake;
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::PipelineDefinition;
+use millrace_transform::Registry;
 use tokio::sync::mpsc;
 
 use crate::account::Account;
 use crate::chain::Key;
 use crate::finding::{FindingKind, Findings};
+use crate::judge::Judges;
 use crate::kafka::{self, End, Part, Read};
 use crate::lake::{self, LakeObject, OpenFile};
-use crate::ledger::Tally;
+use crate::ledger::{LedgerReport, Tally};
+use crate::pipeline;
+use crate::pool::{BATCHES_AHEAD, batches, blocking, compute, compute_or_panicked, cores, read_budget};
 use crate::quarantine::{self, Quarantine};
 use crate::report::{PartitionAccount, Report};
-use crate::slot::{self, Scope, SlotTask};
+use crate::slot::{self, Scope, SlotTask, Tallies};
 use crate::{Config, Error, Progress};
-
-/// Says whose the lake is; the master writes it when a pipeline is submitted.
-const PIPELINE_KEY: &str = "_millrace/pipeline.json";
 
 /// Checks, and prints the report on stdout: JSON or a table.
 ///
 /// # Errors
 /// The check could not be made. Faults that it found are in the report.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<Report, Error> {
-    let report = check(&config, &Progress::on_stderr(), &shutdown).await?;
+pub async fn run(config: Config, transforms: &Registry, shutdown: Shutdown) -> Result<Report, Error> {
+    let report = check(&config, transforms, &Progress::on_stderr(), &shutdown).await?;
     if config.json {
         let json = serde_json::to_string_pretty(&report)
             .unwrap_or_else(|error| panic!("a report is plain data: {error}"));
@@ -50,57 +51,70 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Report, Error> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn check(config: &Config, progress: &Progress, shutdown: &Shutdown) -> Result<Report, Error> {
+pub async fn check(
+    config: &Config,
+    transforms: &Registry,
+    progress: &Progress,
+    shutdown: &Shutdown,
+) -> Result<Report, Error> {
     let report = tokio::select! {
-        report = check_all(config, progress) => report,
+        report = check_all(config, transforms, progress) => report,
         () = shutdown.begun() => Err(Error::Interrupted),
     };
     progress.end();
     report
 }
 
-async fn check_all(config: &Config, progress: &Progress) -> Result<Report, Error> {
+async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) -> Result<Report, Error> {
     let started = Instant::now();
     progress.stage("reading the pipeline's definition");
-    let lake = config.open_lake()?;
-    let definition = definition(&lake).await?;
+    let (definition, lake) = pipeline::find(config).await?;
+    let judges = Judges::new(&definition, transforms)
+        .map_err(|error| Error::Transform { reason: error.to_string() })?;
     let servers = config.kafka.clone().unwrap_or_else(|| definition.bootstrap_servers.clone());
-    let mut tally = match config.ledger.clone() {
-        Some(path) => {
-            progress.stage("reading the ledger");
-            Some(blocking(move || Tally::read(&path)).await?)
+    let mut tallies = Tallies::default();
+    if let Some(path) = config.ledger.clone() {
+        if !judges.keeps_all() {
+            return Err(Error::LedgerUnfit { pipeline: definition.id.to_string() });
         }
-        None => None,
-    };
+        progress.stage("reading the ledger");
+        let tally = blocking(move || Tally::read(&path)).await?;
+        tallies.topic = definition.enriched_topic.is_some().then(|| tally.clone());
+        tallies.lake = lake.is_some().then_some(tally);
+    }
 
     progress.stage("asking Kafka for cursors and ends");
     let slots = slots(&definition, &servers).await?;
     let invalid = invalid_partitions(&definition, &servers).await?;
     let places: Vec<(String, i32)> = slots.iter().map(|slot| (slot.topic.clone(), slot.partition)).collect();
     let group = definition.group_id();
-    let (cursors, raw_ranges, invalid_ranges) = {
+    let (committed, raw_ranges, invalid_ranges) = {
         let (servers, group, places, invalid) =
             (servers.clone(), group.clone(), places.clone(), invalid.clone());
         blocking(move || {
-            let cursors = kafka::cursors(&servers, &group, &places)?;
+            let committed = kafka::committed(&servers, &group, &places)?;
             let raw = kafka::ranges(&servers, &places, End::Stable)?;
-            Ok((cursors, raw, kafka::ranges(&servers, &invalid, End::Open)?))
+            Ok((committed, raw, kafka::ranges(&servers, &invalid, End::Open)?))
         })
         .await?
     };
     let offsets: i64 = raw_ranges.iter().map(|(low, end)| end - low).sum();
-    // A raw record and its row are a step each.
-    progress.expect(u64::try_from(offsets).unwrap_or(0) * 2);
+    // A raw record, its row and its enriched record are a step each.
+    let steps = 1 + u64::from(lake.is_some()) + u64::from(definition.enriched_topic.is_some());
+    progress.expect(u64::try_from(offsets).unwrap_or(0) * steps);
 
     progress.stage("reading the quarantine");
     let scope = Scope {
-        lake: &lake,
+        lake: lake.as_ref(),
+        enriched_topic: definition.enriched_topic.as_deref(),
+        definition: &definition,
+        judges: &judges,
         servers: &servers,
         group: &group,
         settle: config.settle,
-        for_ledger: tally.is_some(),
+        for_ledger: config.ledger.is_some(),
         progress,
-        budget: slot::read_budget(),
+        budget: read_budget(),
     };
     let mut quarantine = Quarantine::default();
     let mut notes = Vec::new();
@@ -113,18 +127,21 @@ async fn check_all(config: &Config, progress: &Progress) -> Result<Report, Error
         let part = Part { topic, partition, start, end, with_headers: true };
         read_quarantine(&scope, definition.id.as_str(), part, &mut quarantine).await?;
     }
-    if let Some(tally) = &mut tally {
-        quarantine.for_ledger.drain(..).for_each(|fact| tally.invalid(&fact));
+    for fact in quarantine.for_ledger.drain(..) {
+        tallies.each().for_each(|tally| tally.invalid(&fact));
     }
 
-    progress.stage("listing the lake");
     let mut findings = std::mem::take(&mut quarantine.findings);
-    let objects = lake::list(&lake).await?;
-    let (files, bytes) = (objects.len() as u64, objects.values().map(|object| object.bytes).sum());
-    let mut by_slot = sort_out(&lake, &definition, objects, &mut findings).await?;
+    let (mut files, mut bytes, mut by_slot) = (0, 0, ObjectsBySlot::new());
+    if let Some(lake) = &lake {
+        progress.stage("listing the lake");
+        let objects = lake::list(lake).await?;
+        (files, bytes) = (objects.len() as u64, objects.values().map(|object| object.bytes).sum());
+        by_slot = sort_out(lake, &definition, objects, &mut findings).await?;
+    }
 
     let mut partitions = Vec::with_capacity(slots.len());
-    for ((place, cursor), (low, end)) in slots.into_iter().zip(cursors).zip(raw_ranges) {
+    for ((place, committed), (low, end)) in slots.into_iter().zip(committed).zip(raw_ranges) {
         let task = SlotTask {
             objects: by_slot.remove(&(place.number, place.partition)).unwrap_or_default(),
             quarantined: quarantine
@@ -135,11 +152,11 @@ async fn check_all(config: &Config, progress: &Progress) -> Result<Report, Error
             number: place.number,
             topic: place.topic,
             partition: place.partition,
-            cursor,
+            committed,
             low,
             end,
         };
-        let (account, found) = slot::account(&scope, task, tally.as_mut(), &mut notes).await?;
+        let (account, found) = slot::account(&scope, task, &mut tallies, &mut notes).await?;
         findings.merge(found);
         partitions.push(account);
     }
@@ -155,19 +172,28 @@ async fn check_all(config: &Config, progress: &Progress) -> Result<Report, Error
         });
     }
 
-    let ledger = match (tally, config.ledger.clone()) {
-        (Some(tally), Some(path)) => {
-            progress.stage("comparing with the ledger");
-            Some(blocking(move || tally.report(&path)).await?)
-        }
-        _ => None,
-    };
+    let (mut ledger, mut topic_ledger) = (None, None);
+    if let Some(path) = config.ledger.clone() {
+        progress.stage("comparing with the ledger");
+        let Tallies { lake, topic } = tallies;
+        let compare = |tally: Option<Tally>| {
+            let path = path.clone();
+            async move {
+                match tally {
+                    Some(tally) => blocking(move || tally.report(&path)).await.map(Some),
+                    None => Ok(None),
+                }
+            }
+        };
+        (ledger, topic_ledger) = (compare(lake).await?, compare(topic).await?);
+    }
     let mut total = Account::default();
     partitions.iter().for_each(|part: &PartitionAccount| total.add(&part.account));
     Ok(Report {
-        clean: findings.is_empty() && ledger.as_ref().is_none_or(|ledger| ledger.is_clean()),
+        clean: findings.is_empty() && ledger.iter().chain(&topic_ledger).all(LedgerReport::is_clean),
         pipeline: definition.id.to_string(),
-        lake: lake.url.clone(),
+        lake: lake.as_ref().map(|lake| lake.url.clone()),
+        enriched_topic: definition.enriched_topic.clone(),
         kafka: servers,
         total,
         invalid_records: quarantine.records,
@@ -176,19 +202,9 @@ async fn check_all(config: &Config, progress: &Progress) -> Result<Report, Error
         partitions,
         findings,
         ledger,
+        topic_ledger,
         notes,
         elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-    })
-}
-
-async fn definition(lake: &Lake) -> Result<PipelineDefinition, Error> {
-    let url = || lake.url.clone();
-    let found = lake::get(lake, &lake.path(PIPELINE_KEY)).await?;
-    let json = found.ok_or_else(|| Error::NoPipeline { lake: url(), key: PIPELINE_KEY })?;
-    serde_json::from_slice(&json).map_err(|error| Error::Definition {
-        lake: url(),
-        key: PIPELINE_KEY,
-        reason: error.to_string(),
     })
 }
 
@@ -234,18 +250,18 @@ async fn read_quarantine(
     into: &mut Quarantine,
 ) -> Result<(), Error> {
     let (partition, end, for_ledger) = (part.partition, part.end, scope.for_ledger);
-    let (out, records) = mpsc::channel(slot::BATCHES_AHEAD);
+    let (out, records) = mpsc::channel(BATCHES_AHEAD);
     let servers = scope.servers.to_owned();
     let reader = blocking(move || kafka::read(&servers, &part, &out));
     let digest = async {
-        let batches = slot::batches(records)
+        let batches = batches(records)
             .map(|read| async move {
                 let Read::Records(mut records) = read else { return Quarantine::default() };
                 records.retain(|record| record.offset < end);
                 let pipeline = pipeline.to_owned();
-                slot::compute(move || quarantine::digest(&pipeline, partition, &records, for_ledger)).await
+                compute(move || quarantine::digest(&pipeline, partition, &records, for_ledger)).await
             })
-            .buffered(slot::cores());
+            .buffered(cores());
         let mut batches = std::pin::pin!(batches);
         while let Some(found) = batches.next().await {
             into.records += found.records;
@@ -284,14 +300,14 @@ async fn sort_out(
     let mut opened = futures::stream::iter(strays)
         .map(|object| async move {
             let Some(bytes) = lake::get(lake, &object.location).await? else { return Ok((object, None)) };
-            let footer = slot::compute_or_panicked(move || {
+            let footer = compute_or_panicked(move || {
                 let file = OpenFile::open(bytes).map_err(|error| error.to_string())?;
                 Ok((file.row_count(), file.footer()))
             })
             .await;
             Ok::<_, Error>((object, Some(footer)))
         })
-        .buffered(slot::cores());
+        .buffered(cores());
     while let Some((object, opened)) = opened.try_next().await? {
         let key = object.key.clone();
         match opened {
@@ -314,11 +330,4 @@ async fn sort_out(
         }
     }
     Ok(by_slot)
-}
-
-/// Runs `work` where it may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    slot::compute(work).await
 }

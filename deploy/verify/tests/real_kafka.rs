@@ -8,13 +8,16 @@ use std::time::Duration;
 use millrace_common::event::canonical_hash;
 use millrace_common::ledger::{Answer, Entry};
 use millrace_common::shutdown::Shutdown;
+use millrace_transform::Registry;
 use millrace_verify::finding::FindingKind;
 use millrace_verify::{Progress, Report, check};
 use scene::{DAY, Scene, event};
 use sha2::{Digest, Sha256};
 
 async fn verify(scene: &Scene) -> Report {
-    check(&scene.config(), &Progress::hidden(), &Shutdown::new()).await.expect("a check")
+    check(&scene.config(), &Registry::default(), &Progress::hidden(), &Shutdown::new())
+        .await
+        .expect("a check")
 }
 
 fn kinds(report: &Report) -> Vec<(FindingKind, u64)> {
@@ -116,7 +119,8 @@ async fn a_committed_file_that_is_published_meanwhile_is_not_missing() {
     };
     let progress = Progress::hidden();
     let shutdown = Shutdown::new();
-    let (report, ()) = tokio::join!(check(&config, &progress, &shutdown), publish);
+    let transforms = Registry::default();
+    let (report, ()) = tokio::join!(check(&config, &transforms, &progress, &shutdown), publish);
     let report = report.expect("a check");
     assert!(report.clean, "{report}");
     assert_eq!(report.total.in_lake, 29);
@@ -144,7 +148,7 @@ async fn the_ledger_tells_what_is_missing_doubled_and_altered() {
     let mut config = scene.config();
     config.ledger = Some(scene.ledger(&entries));
     let (progress, shutdown) = (Progress::hidden(), Shutdown::new());
-    let report = check(&config, &progress, &shutdown).await.expect("a check");
+    let report = check(&config, &Registry::default(), &progress, &shutdown).await.expect("a check");
     assert!(report.clean, "{report}");
     let ledger = report.ledger.expect("ledger");
     assert_eq!((ledger.acknowledged_ok, ledger.acknowledged_invalid), (29, 1));
@@ -163,7 +167,7 @@ async fn the_ledger_tells_what_is_missing_doubled_and_altered() {
         }),
     );
     scene.put(&format!("{DAY}/again.parquet"), &scene.file(1, 5..6, event));
-    let report = check(&config, &progress, &shutdown).await.expect("a check");
+    let report = check(&config, &Registry::default(), &progress, &shutdown).await.expect("a check");
     assert!(!report.clean);
     let ledger = report.ledger.expect("ledger");
     assert_eq!(ledger.altered.examples, ["id-4"], "{ledger}");
@@ -178,7 +182,9 @@ async fn what_cannot_be_checked_is_an_error_that_says_what_to_do() {
     let scene = Scene::new().await;
     let mut config = scene.config();
     config.lake = format!("file://{}", folder.path().display());
-    let error =
-        check(&config, &Progress::hidden(), &Shutdown::new()).await.expect_err("no pipeline").to_string();
+    let error = check(&config, &Registry::default(), &Progress::hidden(), &Shutdown::new())
+        .await
+        .expect_err("no pipeline")
+        .to_string();
     assert!(error.contains("_millrace/pipeline.json") && error.contains("--lake"), "{error}");
 }

@@ -80,7 +80,7 @@ impl Cluster {
             .arguments(["--partitions", &config.partitions.to_string()]);
         let mut generator = program("generator", "generate")
             .arguments(["--url", &places.collect, "--rate", &config.rate.to_string()])
-            .arguments(["--seeded", "--invalid", &config.invalid.to_string()])
+            .arguments(["--invalid", &config.invalid.to_string()])
             .argument("--ledger")
             .argument(&places.ledger);
         if let Some(duration) = config.duration {

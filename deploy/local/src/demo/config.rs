@@ -30,7 +30,7 @@ pub struct Config {
     #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub rate: u64,
     /// Share of events that are invalid on purpose, from 0 to 1: the collector refuses them.
-    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.005, value_name = "SHARE")]
     pub invalid: f64,
     /// How long the generator sends; without it, until Ctrl-C.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]

@@ -1,4 +1,4 @@
-//! The end of the demo: wait until the lake has caught up, then let `millrace verify` judge.
+//! The end of the demo: wait until both sinks have caught up, then let `millrace verify` judge.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -38,15 +38,15 @@ async fn ends(kafka: &str, slots: &[Slot]) -> Result<Ends, String> {
     }
 }
 
-/// Whether the lake holds all that Kafka holds.
+/// Whether both sinks hold all that Kafka holds.
 fn has_caught_up(slots: &[Slot], ends: &Ends) -> bool {
     slots.iter().all(|slot| {
         let end = ends.get(&(slot.topic.clone(), slot.partition)).copied().unwrap_or(0);
-        slot.lake_cursor.unwrap_or(0) >= end
+        slot.lake_cursor.unwrap_or(0) >= end && slot.topic_cursor.unwrap_or(0) >= end
     })
 }
 
-/// Waits until the lake holds every raw record, or a partition has halted (verify tells what is missing then). What
+/// Waits until both sinks hold every raw record, or a partition has halted (verify tells what is missing then). What
 /// keeps it from that is said, with the line that helps. Nothing may be added to the raw topic meanwhile.
 pub(crate) async fn catch_up(
     config: &Config,
@@ -83,7 +83,7 @@ pub(crate) async fn catch_up(
                 screen.progress(&format!("catching up · {}", Snapshot::new(&workers, &slots)));
                 workers.iter().all(|worker| worker.state == "DEAD").then(|| {
                     format!(
-                        "No worker is alive, and the lake lacks records. This line starts one:\n    {}",
+                        "No worker is alive, and the sinks lack records. This line starts one:\n    {}",
                         worker_line(config, places)
                     )
                 })
@@ -128,10 +128,11 @@ pub(crate) async fn verify(places: &Places) -> Result<millrace_verify::Report, S
 mod tests {
     use super::*;
 
-    fn slot(partition: i32, lake_cursor: Option<i64>) -> Slot {
+    fn slot(partition: i32, lake_cursor: Option<i64>, topic_cursor: Option<i64>) -> Slot {
         Slot {
             topic: "raw".to_owned(),
             partition,
+            topic_cursor,
             lake_cursor,
             lag: Some(0),
             records_per_second: 0.0,
@@ -144,8 +145,10 @@ mod tests {
     #[test]
     fn kafkas_own_ends_decide_and_not_what_workers_last_heard() {
         let ends = Ends::from([(("raw".to_owned(), 0), 10), (("raw".to_owned(), 1), 0)]);
-        assert!(!has_caught_up(&[slot(0, Some(9)), slot(1, None)], &ends));
-        assert!(has_caught_up(&[slot(0, Some(10)), slot(1, None)], &ends));
-        assert!(!has_caught_up(&[slot(0, None)], &ends));
+        let ten = Some(10);
+        assert!(!has_caught_up(&[slot(0, Some(9), ten), slot(1, None, None)], &ends));
+        assert!(!has_caught_up(&[slot(0, ten, Some(9)), slot(1, None, None)], &ends));
+        assert!(has_caught_up(&[slot(0, ten, ten), slot(1, None, None)], &ends));
+        assert!(!has_caught_up(&[slot(0, None, None)], &ends));
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Worker {
 pub(crate) struct Slot {
     pub(crate) topic: String,
     pub(crate) partition: i32,
+    pub(crate) topic_cursor: Option<i64>,
     pub(crate) lake_cursor: Option<i64>,
     pub(crate) lag: Option<u64>,
     pub(crate) records_per_second: f64,

@@ -379,6 +379,10 @@ impl Demo {
             unknown: sent.unknown,
             raw_records: verify.total.raw_records,
             lake_rows: verify.total.lake_rows,
+            topic_records: verify.total.topic_records,
+            invalid_records: verify.invalid_records,
+            quarantined: verify.total.quarantined,
+            client_duplicates: verify.total.client_duplicates,
             missing: verify.total.missing.max(missing),
             duplicates: verify.total.duplicates.max(doubled),
             events_per_second: rate(sent.ok, sent_for),
@@ -402,9 +406,17 @@ impl Demo {
             grouped(report.unknown)
         ));
         say(format!(
-            "raw records {} · rows in the lake {} · missing {} · duplicates {} · {:.0} events/s",
+            "raw records {} · rows in the lake {} · on the enriched topic {} · invalid {} (quarantined {}) · client \
+             duplicates {}",
             grouped(report.raw_records),
             grouped(report.lake_rows),
+            grouped(report.topic_records),
+            grouped(report.invalid_records),
+            grouped(report.quarantined),
+            grouped(report.client_duplicates),
+        ));
+        say(format!(
+            "missing {} · duplicates {} · {:.0} events/s",
             report.missing,
             report.duplicates,
             report.events_per_second

@@ -21,6 +21,14 @@ pub(crate) struct Report {
     /// In the whole raw topic and the whole lake, from earlier demos on the same data folder too.
     pub(crate) raw_records: u64,
     pub(crate) lake_rows: u64,
+    /// On the enriched topic.
+    pub(crate) topic_records: u64,
+    /// On the invalid topic: what the collector refused, and what workers set aside.
+    pub(crate) invalid_records: u64,
+    /// Of these, what workers set aside.
+    pub(crate) quarantined: u64,
+    /// Raw records that were dropped because their client had sent them before.
+    pub(crate) client_duplicates: u64,
     /// Raw records or acknowledged events that are nowhere: the larger of both counts.
     pub(crate) missing: u64,
     /// Raw records or acknowledged events that are there more than once: the larger of both counts.

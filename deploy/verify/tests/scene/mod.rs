@@ -95,6 +95,8 @@ impl Scene {
 
     pub(crate) fn config(&self) -> Config {
         Config {
+            pipeline: None,
+            page: String::new(),
             lake: format!("file://{}", self.folder.path().display()),
             s3_endpoint: None,
             s3_region: None,
