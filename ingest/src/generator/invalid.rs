@@ -1,15 +1,23 @@
-//! Deliberately invalid events, of every kind that the check tells apart and that can be sent beside others. All are
-//! JSON: a body that is not JSON would take its neighbours with it.
-
-use std::io::Write;
+//! Deliberately invalid events, of every kind that the check tells apart and that can be sent over HTTP. Those that
+//! are not JSON must go as lines (NDJSON): in an array they would take their neighbours with them.
 
 use millrace_common::event::{LONGEST_PACKAGE_ID, MAX_DEPTH, RESERVED_MEMBER};
 
-pub(super) const KINDS: u64 = 18;
+/// Kinds that are JSON; those beyond are not.
+const JSON_KINDS: u64 = 18;
+const KINDS: u64 = JSON_KINDS + 2;
 
-/// Writes event `number` of the run, which is wrong in way `kind` of [`KINDS`]; its `package_id`, if it has one. No
-/// two events are the same.
-pub(super) fn write(kind: u64, run: &str, number: u64, timestamp: &str, out: &mut Vec<u8>) -> Option<String> {
+/// What was written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    /// The event's `package_id`, if it has one.
+    pub(super) package_id: Option<String>,
+    pub(super) is_json: bool,
+}
+
+/// Writes event `number` of the run, which is wrong in way `kind`: the kinds come again in a circle. No two events are
+/// the same.
+pub(super) fn write(kind: u64, run: &str, number: u64, timestamp: &str, out: &mut Vec<u8>) -> Written {
     let name = format!("{run}-{number}");
     let id = format!(r#""id":"{name}""#);
     let package_id = format!(r#""package_id":"{name}""#);
@@ -51,14 +59,25 @@ pub(super) fn write(kind: u64, run: &str, number: u64, timestamp: &str, out: &mu
         14 => format!(r#"{{{usual},{when},"{RESERVED_MEMBER}":{{"country":"XX"}}}}"#),
         15 => format!(r#"{{{id},"type":"",{package_id},{when}}}"#),
         16 => format!(r#"{{{usual},"event":{{"timestamp":{number},"page":"/home"}}}}"#),
-        _ => {
+        17 => {
             has_id = None;
             format!(r#""{name} is no object""#)
         }
+        JSON_KINDS => {
+            has_id = None;
+            // Cut off.
+            format!(r#"{{{usual},"event":{{"timestamp":"{timestamp}","page":"/ho"#)
+        }
+        _ => {
+            has_id = None;
+            out.extend_from_slice(format!(r#"{{{usual},{when},"note":"caf"#).as_bytes());
+            // Latin 1.
+            out.push(0xe9);
+            r#""}"#.to_owned()
+        }
     };
-    // Writing to memory can't fail.
-    let _ = out.write_all(text.as_bytes());
-    has_id
+    out.extend_from_slice(text.as_bytes());
+    Written { package_id: has_id, is_json: kind % KINDS < JSON_KINDS }
 }
 
 #[cfg(test)]
@@ -68,21 +87,27 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_kind_is_json_and_refused_for_its_own_reason() {
+    fn every_kind_is_refused_for_its_own_reason() {
         let mut reasons = BTreeSet::new();
         for kind in 0..KINDS {
             let mut event = Vec::new();
-            let package_id = write(kind, "run", 4, "2024-01-15T10:30:00.000Z", &mut event);
-            serde_json::from_slice::<&serde_json::value::RawValue>(&event).expect("JSON");
+            let written = write(kind, "run", 4, "2024-01-15T10:30:00.000Z", &mut event);
+            let json = serde_json::from_slice::<&serde_json::value::RawValue>(&event);
+            assert_eq!(json.is_ok(), written.is_json, "kind {kind}");
+            assert!(!event.contains(&b'\n'), "kind {kind}");
             let rejection = check(&event).expect_err("invalid");
             assert!(reasons.insert((rejection.code, rejection.pointer)), "kind {kind}");
-            let text = String::from_utf8(event).expect("UTF-8");
-            let named = format!(r#""package_id":"{}""#, package_id.as_deref().unwrap_or("?"));
-            assert_eq!(text.contains(&named), package_id.is_some(), "{text}");
+            if written.is_json {
+                let text = String::from_utf8(event).expect("UTF-8");
+                let named = format!(r#""package_id":"{}""#, written.package_id.as_deref().unwrap_or("?"));
+                assert_eq!(text.contains(&named), written.package_id.is_some(), "{text}");
+            }
         }
         let codes: BTreeSet<RejectionCode> = reasons.into_iter().map(|(code, _)| code).collect();
-        // The others come without a body, from a pipeline's own definition, or from a failure: or are no JSON.
+        // The others are of records without value, of a pipeline's own definition, and of failures.
         let here = [
+            RejectionCode::NotUtf8,
+            RejectionCode::NotJson,
             RejectionCode::TooDeep,
             RejectionCode::DuplicateKey,
             RejectionCode::InvalidUnicode,

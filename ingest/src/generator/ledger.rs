@@ -176,7 +176,7 @@ mod tests {
             Sent { doubts: 2, ..sent(next + 3, 3) },
             sent(next + 7, 1),
         ];
-        Batch { body: body.into(), events }
+        Batch { body: body.into(), events, ..Batch::default() }
     }
 
     fn invalid() -> Option<Fate> {

@@ -2,10 +2,11 @@
 //! became of each and a ground truth of what must be in the lake.
 //!
 //! `source` makes the events (`shop` invents them, `replay` repeats a file's), `schedule` says when each is due,
-//! `send` sends them, `answer` reads what the collector says, `delivery` decides what is sent again, and `ledger`,
-//! `truth` and `tally` write down the rest.
+//! `send` sends them through `client`, `answer` reads what the collector says, `delivery` decides what is sent again,
+//! and `ledger`, `truth` and `tally` write down the rest.
 
 mod answer;
+mod client;
 mod delivery;
 mod facts;
 mod invalid;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+pub use client::ClientError;
 pub use ledger::LedgerError;
 pub use source::SourceError;
 pub use tally::{Latency, Report};
@@ -48,11 +50,6 @@ use source::{Origin, Shares, Source};
 use tally::Tally;
 use truth::{Truth, TruthFile};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Longer than a collector takes with its own time-outs at their defaults.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(40);
-/// Shorter than the collector keeps an idle connection: a request on one that is just closed would be unknown.
-const IDLE_CONNECTION: Duration = Duration::from_secs(20);
 /// How long after a stop what is in doubt is asked for and sent again.
 const LAST_ANSWERS: Duration = Duration::from_secs(20);
 
@@ -69,15 +66,15 @@ pub struct Config {
     /// The collector.
     #[arg(long, env = "MILLRACE_COLLECT_URL", default_value = "http://127.0.0.1:60000/collect", value_parser = parse_url)]
     pub url: Url,
+    /// File with the write key, if the collector wants one.
+    #[arg(long, env = "MILLRACE_WRITE_KEY_FILE", value_name = "FILE")]
+    pub write_key_file: Option<PathBuf>,
     /// Replay the events of this JSON file, an array, again and again.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Replay a built-in file of 40 events.
     #[arg(long, conflicts_with = "file")]
     pub sample: bool,
-    /// What is the default now.
-    #[arg(long, hide = true, conflicts_with_all = ["file", "sample"])]
-    pub seeded: bool,
     /// Decides what is made, and which events are invalid.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -139,8 +136,8 @@ pub enum Error {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Truth(#[from] TruthError),
-    #[error("the HTTP client can't be set up: {0}")]
-    Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
 /// Sends events until the duration or the count is reached or `shutdown` begins; then sends again what is in doubt and
@@ -167,6 +164,8 @@ pub async fn generate(config: Config, shutdown: Shutdown) -> Result<Report, Erro
         None => Origin::Shop(Box::new(Shop::new(config.seed, &run, schedule.rate(), config.late))),
     };
     let shares = Shares { invalid: config.invalid, duplicates: config.duplicates };
+    let key_file = config.write_key_file;
+    let client = blocking(move || client::client(key_file.as_deref())).await?;
     let source = Source::new(schedule, origin, config.seed, &run, shares);
     let truth_file = match config.ground_truth {
         Some(path) => Some(blocking(move || TruthFile::open(&path)).await?),
@@ -177,14 +176,7 @@ pub async fn generate(config: Config, shutdown: Shutdown) -> Result<Report, Erro
         Some(path) => Ledger::open(path, &shutdown, stop.clone()).await?,
         None => Ledger::none(),
     };
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(CONNECT_DEADLINE)
-        .timeout(ANSWER_DEADLINE)
-        .pool_idle_timeout(IDLE_CONNECTION)
-        .tcp_nodelay(true)
-        .build()?;
-    info!(url = %config.url, rate = config.rate, run, "generator starts");
+    info!(url = client::shown(&config.url), rate = config.rate, run, "generator starts");
     let shared = Arc::new(Shared {
         client,
         url: config.url,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::Utc;
 use millrace_common::backoff::Backoff;
 use reqwest::header::CONTENT_TYPE;
@@ -15,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::answer::{self, Heard, Verdict};
+use super::client;
 use super::delivery::{Fate, judge};
 use super::ledger::Ledger;
-use super::source::{Batch, Builder, Sent, Source};
+use super::source::{Batch, Builder, Format, Sent, Source};
 use super::tally::Tally;
 use super::truth::Truth;
 
@@ -142,7 +142,7 @@ impl Tries {
     /// Sends what is left over; `None` when there is nothing.
     async fn next(&mut self, shared: &Shared) -> Option<Tried> {
         let mut batch = self.batch.take()?;
-        let heard = ask(shared, batch.body.clone(), batch.events.len()).await;
+        let heard = ask(shared, &batch).await;
         shared.say(&heard);
         let has_left = !matches!(heard, Heard::NotSent(_));
         let is_free = !has_left && batch.events.iter().all(|sent| sent.doubts == 0);
@@ -181,8 +181,13 @@ impl Tries {
     }
 }
 
-async fn ask(shared: &Shared, body: Bytes, events: usize) -> Heard {
-    let request = shared.client.post(shared.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+async fn ask(shared: &Shared, batch: &Batch) -> Heard {
+    let content_type = match batch.format {
+        Format::Document => "application/json",
+        Format::Lines => "application/x-ndjson",
+    };
+    let request = shared.client.post(shared.url.clone());
+    let request = request.header(CONTENT_TYPE, content_type).body(batch.body.clone());
     let exchange = async {
         let response = match request.send().await {
             Ok(response) => response,
@@ -192,7 +197,7 @@ async fn ask(shared: &Shared, body: Bytes, events: usize) -> Heard {
         let status = response.status();
         let headers = response.headers().clone();
         match response.bytes().await {
-            Ok(body) => answer::read(status, &headers, &body, events),
+            Ok(body) => answer::read(status, &headers, &body, batch.events.len()),
             Err(error) => Heard::Nothing(innermost(&error)),
         }
     };
@@ -256,13 +261,16 @@ impl Shared {
             }
         };
         if !self.is_away.swap(true, Ordering::Relaxed) {
-            warn!(url = %self.url, reason, "events are not acknowledged, going on with back-off");
+            warn!(
+                url = client::shown(&self.url),
+                reason, "events are not acknowledged, going on with back-off"
+            );
         }
     }
 
     fn say_back(&self) {
         if self.is_away.load(Ordering::Relaxed) && self.is_away.swap(false, Ordering::Relaxed) {
-            info!(url = %self.url, "events are acknowledged again");
+            info!(url = client::shown(&self.url), "events are acknowledged again");
         }
     }
 

@@ -59,9 +59,20 @@ pub(super) struct Sent {
     pub(super) doubts: u32,
 }
 
+/// How events stand in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Format {
+    /// An array; one object goes without an array around it.
+    #[default]
+    Document,
+    /// One a line. Only for events without line feeds.
+    Lines,
+}
+
 /// A request's body.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
+    pub(super) format: Format,
     pub(super) body: Bytes,
     pub(super) events: Vec<Sent>,
 }
@@ -133,35 +144,36 @@ impl Maker {
         let due_ms = clock.timestamp_millis() + millis(turn.due.saturating_duration_since(now))
             - millis(now.saturating_duration_since(turn.due));
         let mut batches = Vec::with_capacity(1);
-        let mut builder = Builder::default();
+        let mut builders = [Format::Document, Format::Lines].map(Builder::new);
         let mut event = Vec::with_capacity(1024);
         for number in turn.first..turn.first + turn.events {
             // They happened one after the other, the last one just now.
             let before =
                 (turn.first + turn.events - 1 - number) * 1000 / self.schedule.rate().unwrap_or(u64::MAX);
             event.clear();
-            let sent = self.write(number, due_ms - i64::try_from(before).unwrap_or(0), &mut event);
+            let (sent, format) = self.write(number, due_ms - i64::try_from(before).unwrap_or(0), &mut event);
+            let builder = &mut builders[usize::from(format == Format::Lines)];
             if builder.is_full_for(&event) {
-                batches.push(std::mem::take(&mut builder).finish());
+                batches.push(std::mem::replace(builder, Builder::new(format)).finish());
             }
             builder.push(&event, sent);
         }
-        if !builder.is_empty() {
-            batches.push(builder.finish());
-        }
+        batches.extend(builders.into_iter().filter(|builder| !builder.is_empty()).map(Builder::finish));
         Some(Turn { due: turn.due, batches })
     }
 
     /// Writes event `number`, which happens at `time_ms`.
-    fn write(&mut self, number: u64, time_ms: i64, out: &mut Vec<u8>) -> Sent {
+    fn write(&mut self, number: u64, time_ms: i64, out: &mut Vec<u8>) -> (Sent, Format) {
         let is_invalid = self.random.random_bool(self.shares.invalid);
         let is_doubled = self.random.random_bool(self.shares.duplicates);
         if is_invalid {
             let time = DateTime::from_timestamp_millis(time_ms).unwrap_or_default();
             let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
             self.invalid += 1;
-            let package_id = invalid::write(self.invalid, &self.run, number, &time, out);
-            return Sent { package_id, ..Sent::default() };
+            let invalid::Written { package_id, is_json } =
+                invalid::write(self.invalid, &self.run, number, &time, out);
+            let format = if is_json { Format::Document } else { Format::Lines };
+            return (Sent { package_id, ..Sent::default() }, format);
         }
         let (package_id, facts) = match &mut self.origin {
             Origin::Replay(replay) => replay.write(&self.run, number, out),
@@ -170,7 +182,8 @@ impl Maker {
                 (Some(format!("{}-{number}", self.run)), Some(facts))
             }
         };
-        Sent { package_id, facts, is_doubled: is_doubled && facts.is_some(), ..Sent::default() }
+        let is_doubled = is_doubled && facts.is_some();
+        (Sent { package_id, facts, is_doubled, ..Sent::default() }, Format::Document)
     }
 }
 
@@ -180,7 +193,7 @@ impl Batch {
         if settled.iter().all(Option::is_none) {
             return Some(self);
         }
-        let mut builder = Builder::default();
+        let mut builder = Builder::new(self.format);
         for (sent, _) in self.events.into_iter().zip(settled).filter(|(_, settled)| settled.is_none()) {
             builder.push(&self.body[sent.place.clone()], sent);
         }
@@ -191,14 +204,24 @@ impl Batch {
 /// A body that grows.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
-    /// The array, without its end.
+    format: Format,
+    /// Without the array's end.
     body: Vec<u8>,
     events: Vec<Sent>,
 }
 
 impl Builder {
+    fn new(format: Format) -> Self {
+        Self { format, ..Self::default() }
+    }
+
     pub(super) fn push(&mut self, event: &[u8], sent: Sent) {
-        self.body.push(if self.events.is_empty() { b'[' } else { b',' });
+        match (self.format, self.events.is_empty()) {
+            (Format::Document, true) => self.body.push(b'['),
+            (Format::Document, false) => self.body.push(b','),
+            (Format::Lines, true) => {}
+            (Format::Lines, false) => self.body.push(b'\n'),
+        }
         let start = self.body.len();
         self.body.extend_from_slice(event);
         self.events.push(Sent { place: start..self.body.len(), ..sent });
@@ -213,17 +236,16 @@ impl Builder {
         !self.is_empty() && self.body.len() + event.len() > LARGEST_BODY
     }
 
-    /// One object goes without an array around it.
     pub(super) fn finish(mut self) -> Batch {
-        if let [only] = self.events.as_mut_slice()
-            && self.body.get(1) == Some(&b'{')
-        {
-            self.body.remove(0);
-            only.place = 0..self.body.len();
-        } else {
-            self.body.push(b']');
+        match (self.format, self.events.as_mut_slice()) {
+            (Format::Document, [only]) if self.body.get(1) == Some(&b'{') => {
+                self.body.remove(0);
+                only.place = 0..self.body.len();
+            }
+            (Format::Document, _) => self.body.push(b']'),
+            (Format::Lines, _) => self.body.push(b'\n'),
         }
-        Batch { body: self.body.into(), events: self.events }
+        Batch { format: self.format, body: self.body.into(), events: self.events }
     }
 }
 
@@ -266,10 +288,16 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_events_however_they_are_taken() {
         let make = |batch, seed| source(0, batch, 3_000, "run", seed, SPOILED);
-        let one = texts(&make(100, 7));
+        // Those that are not JSON travel apart.
+        let sorted = |source: &Source| {
+            let mut texts = texts(source);
+            texts.sort_unstable();
+            texts
+        };
+        let one = sorted(&make(100, 7));
         assert_eq!(one.len(), 3_000);
-        assert!(one == texts(&make(7, 7)));
-        assert!(one != texts(&make(100, 8)));
+        assert!(one == sorted(&make(7, 7)));
+        assert!(one != sorted(&make(100, 8)));
     }
 
     #[test]
@@ -320,17 +348,27 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_json_that_stays_below_the_limit() {
+    fn bodies_stay_below_the_limit_and_what_is_not_json_goes_as_lines() {
         let batches = batches(&source(0, 3_000, 3_000, "run", 7, SPOILED));
-        assert!(batches.len() > 1, "3000 events of some 500 bytes need more than one body");
-        for batch in &batches {
+        let of = |wanted| batches.iter().filter(move |batch| batch.format == wanted);
+        assert!(of(Format::Document).count() > 1, "3000 events of some 500 bytes need more than one body");
+        let slices = |batch: &Batch| -> Vec<Bytes> {
+            batch.events.iter().map(|sent| batch.body.slice(sent.place.clone())).collect()
+        };
+        for batch in of(Format::Document) {
             assert!(batch.body.len() <= LARGEST_BODY + 2, "{}", batch.body.len());
             let array: Vec<&serde_json::value::RawValue> =
                 serde_json::from_slice(&batch.body).expect("an array");
-            let slices: Vec<&[u8]> =
-                batch.events.iter().map(|sent| &batch.body[sent.place.clone()]).collect();
-            assert_eq!(array.iter().map(|raw| raw.get().as_bytes()).collect::<Vec<_>>(), slices);
+            assert_eq!(array.iter().map(|raw| raw.get().as_bytes()).collect::<Vec<_>>(), slices(batch));
         }
+        let mut lines = 0;
+        for batch in of(Format::Lines) {
+            let body = batch.body.strip_suffix(b"\n").expect("a line feed");
+            assert_eq!(body.split(|byte| *byte == b'\n').collect::<Vec<_>>(), slices(batch));
+            lines += batch.events.len();
+            assert!(batch.events.iter().all(|sent| sent.facts.is_none()));
+        }
+        assert!((30..120).contains(&lines), "{lines} of 600 invalid ones are not JSON");
     }
 
     #[test]
@@ -352,7 +390,7 @@ mod tests {
         assert_eq!(one.body[0], b'{');
         assert_eq!(one.events[0].place, 0..one.body.len());
         let invalid = batches(&source(0, 1, 200, "run", 7, Shares { invalid: 1.0, duplicates: 0.0 }));
-        for batch in &invalid {
+        for batch in invalid.iter().filter(|batch| batch.format == Format::Document) {
             let event = &batch.body[batch.events[0].place.clone()];
             assert_eq!(batch.body[0] == b'{', event[0] == b'{');
             serde_json::from_slice::<&serde_json::value::RawValue>(&batch.body).expect("JSON");

@@ -47,9 +47,9 @@ fn counted<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
 }
 
 /// Hashes of the entries with this answer, and of the records: both must be the same.
-fn assert_same(entries: &[Entry], answer: Answer, records: &[Record], hash: impl Fn(&str) -> [u8; 32]) {
+fn assert_same(entries: &[Entry], answer: Answer, records: &[Record], hash: impl Fn(&[u8]) -> [u8; 32]) {
     let noted = counted(entries.iter().filter(|entry| entry.answer == answer).map(|entry| entry.sha256));
-    let there = counted(records.iter().map(|record| hash(&record.value)));
+    let there = counted(records.iter().map(|record| hash(&record.bytes)));
     assert!(noted == there, "{answer:?}: {} noted, {} there", noted.len(), there.len());
 }
 
@@ -77,9 +77,9 @@ async fn the_ledger_has_exactly_what_lies_in_kafka() {
         counted(entries.iter().filter(|entry| entry.answer == Answer::Ok).map(|entry| &entry.package_id));
     assert!(ids.values().all(|count| *count == 1));
     let raw = topics.read(&topics.raw).await;
-    assert_same(&entries, Answer::Ok, &raw, |value| canonical_hash(value.as_bytes()).expect("JSON"));
+    assert_same(&entries, Answer::Ok, &raw, |bytes| canonical_hash(bytes).expect("JSON"));
     let invalid = topics.read(&topics.invalid).await;
-    assert_same(&entries, Answer::Invalid, &invalid, |value| Sha256::digest(value.as_bytes()).into());
+    assert_same(&entries, Answer::Invalid, &invalid, |bytes| Sha256::digest(bytes).into());
 }
 
 #[tokio::test]

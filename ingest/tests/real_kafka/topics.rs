@@ -22,6 +22,8 @@ pub(crate) struct Topics {
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) key: Option<String>,
+    pub(crate) bytes: Vec<u8>,
+    /// The bytes as text; what is no UTF-8 in it is replaced.
     pub(crate) value: String,
     pub(crate) headers: Vec<(String, String)>,
 }
@@ -75,7 +77,8 @@ fn read_partition(servers: &str, topic: &str, partition: i32) -> Vec<Record> {
             Record {
                 partition,
                 key: message.key().map(text),
-                value: message.payload().map(text).expect("a value"),
+                bytes: message.payload().expect("a value").to_vec(),
+                value: String::from_utf8_lossy(message.payload().expect("a value")).into_owned(),
                 headers: headers
                     .map(|header| (header.key.to_owned(), header.value.map(text).expect("a value")))
                     .collect(),

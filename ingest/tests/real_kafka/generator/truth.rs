@@ -146,7 +146,7 @@ async fn the_ground_truth_is_what_lies_in_kafka() {
 
     let codes = codes(&topics.read(&topics.invalid).await);
     assert_eq!(codes, truth.invalid_by_code);
-    assert!(codes.len() >= 11, "{codes:?}");
+    assert_eq!(codes.len(), 13, "{codes:?}");
     let entries = read(&places.ledger);
     assert_eq!(entries.len(), 8000);
     let ids =
