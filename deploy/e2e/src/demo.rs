@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// A wait longer than this is a hang, however slow the machine.
-const PATIENCE: Duration = Duration::from_secs(180);
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// The demo under test. Its files are kept when the test fails.
 #[derive(Debug)]
@@ -27,6 +27,11 @@ pub struct Demo {
 impl Demo {
     /// Starts `millrace demo` with `flags`; waits until its page answers and the pipeline's slots are known.
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_in(flags, &[]).await
+    }
+
+    /// The same with variables of the environment, which its processes inherit.
+    pub async fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let ports = PortBlock::find().expect("free ports");
         let folder = tempfile::tempdir().expect("folder");
         let log = File::create(folder.path().join("demo.out")).expect("log");
@@ -44,6 +49,7 @@ impl Demo {
             // As a person's terminal: nothing in it helps the workers to the lake.
             .env_remove("AWS_ACCESS_KEY_ID")
             .env_remove("AWS_SECRET_ACCESS_KEY")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log"))
             .stderr(log)
@@ -231,7 +237,7 @@ pub struct Hand {
 }
 
 impl Hand {
-    fn start(line: &[String], log: &Path) -> Self {
+    pub(crate) fn start(line: &[String], log: &Path) -> Self {
         let output = File::options().create(true).append(true).open(log).expect("log");
         let process = Command::new(&line[0])
             .args(&line[1..])
@@ -248,6 +254,11 @@ impl Hand {
 
     pub fn pid(&self) -> u32 {
         self.process.id().expect("it was not waited for")
+    }
+
+    /// Whether it is gone already.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("its own child").is_some()
     }
 
     pub async fn ended(&mut self) -> ExitStatus {

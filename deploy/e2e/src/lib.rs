@@ -2,9 +2,12 @@
 
 mod demo;
 mod parts;
+mod receiver;
+mod s3proxy;
 
 pub use demo::{Demo, Hand, command_line, cursor, signal};
 pub use parts::{BUCKET, Parts};
+pub use receiver::{Receiver, Span};
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! A Kafka and an S3 server of the tests' own, in a folder that goes with them.
+//! A Kafka and two S3 servers of the tests' own, in a folder that goes with them.
 
 use anyhow::Context;
 use millrace_local::s3::LOGIN;
@@ -6,15 +6,20 @@ use millrace_local::{Part, PortBlock, PortUse, kafka, s3};
 use millrace_types::LakeTarget;
 use tempfile::TempDir;
 
+use crate::s3proxy;
+
 /// The bucket that the S3 server is made with.
 pub const BUCKET: &str = "test.data.lake";
 /// Named where a port is taken; the tests choose free ones.
 const FLAG: &str = "a test of its own";
 
-/// Both parts, running.
+/// The parts, running.
 pub struct Parts {
     pub kafka: Part,
     pub s3: Part,
+    /// An S3 server by other people, for what must hold on both.
+    second_s3: Part,
+    second_s3_port: u16,
     kafka_settings: kafka::Settings,
     s3_settings: s3::Settings,
     ports: PortBlock,
@@ -25,7 +30,7 @@ pub struct Parts {
 const FREE_PORTS: u16 = 20;
 
 impl Parts {
-    /// Starts both and waits until they answer.
+    /// Starts them and waits until they answer.
     pub async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("no temporary folder")?;
         let ports = PortBlock::find().context("no free ports")?;
@@ -51,12 +56,24 @@ impl Parts {
             access_key_id,
             secret_access_key,
         };
+        let second_lake = lake.clone();
         let mut kafka = kafka::prepare(&kafka_settings).await?;
         let mut s3 = s3::prepare(&s3_settings, lake).await?;
-        let (kafka_started, s3_started) = tokio::join!(kafka.start(), s3.start());
+        let second = port(13);
+        let second_lake = LakeTarget {
+            url: format!("s3://{BUCKET}"),
+            endpoint: Some(format!("http://127.0.0.1:{}", second.port)),
+            ..second_lake
+        };
+        let (kafka_started, s3_started, second_s3) = tokio::join!(
+            kafka.start(),
+            s3.start(),
+            s3proxy::start(folder.path(), second, LOGIN, &second_lake)
+        );
         kafka_started?;
         s3_started?;
-        Ok(Self { kafka, s3, kafka_settings, s3_settings, ports, folder })
+        let (second_s3, second_s3_port) = (second_s3?, second.port);
+        Ok(Self { kafka, s3, second_s3, second_s3_port, kafka_settings, s3_settings, ports, folder })
     }
 
     pub fn kafka_servers(&self) -> String {
@@ -65,6 +82,11 @@ impl Parts {
 
     pub fn s3_endpoint(&self) -> String {
         self.s3_settings.endpoint()
+    }
+
+    /// Of the second, independent S3 server.
+    pub fn second_s3_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.second_s3_port)
     }
 
     /// The `index`-th port that nobody else uses.
@@ -77,10 +99,12 @@ impl Parts {
         self.folder.path()
     }
 
-    /// Stops both in order; dropping kills them.
+    /// Stops them in order; dropping kills them.
     pub async fn stop(&mut self) {
         self.kafka.stop().await;
         self.s3.stop().await;
+        // It keeps nothing.
+        self.second_s3.kill().await;
     }
 }
 
