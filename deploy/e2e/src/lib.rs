@@ -1,13 +1,17 @@
 //! End-to-end tests: real processes on a real Kafka and a real S3 server, killed and frozen on the way.
 
+mod cluster;
 mod demo;
 mod parts;
 mod receiver;
 mod s3proxy;
+mod topics;
 
+pub use cluster::Cluster;
 pub use demo::{Demo, Hand, command_line, cursor, signal};
 pub use parts::{BUCKET, Parts};
 pub use receiver::{Receiver, Span};
+pub use topics::{TopicRecord, make_topics, produce, read_committed};
 
 use std::path::PathBuf;
 
@@ -16,12 +20,25 @@ use std::path::PathBuf;
 /// # Panics
 /// When it is not there.
 pub fn millrace() -> PathBuf {
+    program("millrace")
+}
+
+/// The same with a transform that can't stand some records.
+///
+/// # Panics
+/// When it is not there.
+pub fn fragile() -> PathBuf {
+    program("fragile")
+}
+
+fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("the test's own path");
-    tests
-        .ancestors()
-        .map(|folder| folder.join("millrace"))
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| {
-            panic!("no millrace beside {}: `cargo build --release -p millrace` makes it", tests.display())
-        })
+    tests.ancestors().map(|folder| folder.join(name)).find(|candidate| candidate.is_file()).unwrap_or_else(
+        || {
+            panic!(
+                "no {name} beside {}: `cargo build --release -p millrace -p millrace-e2e --bins` makes it",
+                tests.display()
+            )
+        },
+    )
 }
