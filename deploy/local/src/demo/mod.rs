@@ -417,9 +417,7 @@ impl Demo {
         ));
         say(format!(
             "missing {} · duplicates {} · {:.0} events/s",
-            report.missing,
-            report.duplicates,
-            report.events_per_second
+            report.missing, report.duplicates, report.events_per_second
         ));
         report.worker_losses.iter().for_each(|loss| say(loss.to_string()));
         let resident = report.peak_resident_mib.iter().map(|(name, mib)| format!("{name} {mib}"));
