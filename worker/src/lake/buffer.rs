@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::ArrowError;
+use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
 use millrace_common::event::day::Day;
@@ -96,7 +97,7 @@ impl LakeBuffer {
         let offsets = places.iter().map(|place| place.offset).collect();
         let Provenance { topic, slot, .. } = &self.provenance;
         let rows = self.format.rows(topic, slot.partition, offsets, made).map_err(FinishError::Rows)?;
-        self.latest = last_rows(&rows, LATEST_ROWS).map_err(FinishError::Rows)?;
+        self.latest = Some(last_rows(self.latest.as_ref(), &rows, LATEST_ROWS).map_err(FinishError::Rows)?);
         let mut days: BTreeMap<Day, Vec<u64>> = BTreeMap::new();
         let mut memory: Option<(Day, Day)> = None;
         for (row, place) in (0u64..).zip(places) {
@@ -202,8 +203,18 @@ impl LakeBuffer {
 }
 
 /// A copy of the last rows, so that they don't hold the memory of all.
-fn last_rows(rows: &RecordBatch, most: usize) -> Result<Option<RecordBatch>, ArrowError> {
+fn last_rows(
+    before: Option<&RecordBatch>,
+    rows: &RecordBatch,
+    most: usize,
+) -> Result<RecordBatch, ArrowError> {
     let first = rows.num_rows().saturating_sub(most);
     let numbers = (first as u64..rows.num_rows() as u64).collect::<Vec<_>>();
-    take_record_batch(rows, &UInt64Array::from(numbers)).map(Some)
+    let last = take_record_batch(rows, &UInt64Array::from(numbers))?;
+    match before.map(|before| (before, before.num_rows().min(most - last.num_rows()))) {
+        Some((before, kept)) if kept > 0 => {
+            concat_batches(&last.schema(), [&before.slice(before.num_rows() - kept, kept), &last])
+        }
+        _ => Ok(last),
+    }
 }

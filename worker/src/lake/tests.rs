@@ -310,3 +310,18 @@ fn rows_outside_the_flush_are_an_error() {
     assert!(error.to_string().contains("offsets 5 to 6"), "{error}");
     assert_eq!(buffer.rows(), 0);
 }
+
+#[test]
+fn the_latest_rows_are_kept_over_small_batches_and_flushes() {
+    let mut lake = buffer();
+    let event = event_at("2024-01-01T00:00:00Z");
+    for offset in 0..1500 {
+        append(&mut lake, offset, &event);
+        if offset == 1400 {
+            finish(&mut lake, 0..1401);
+        }
+    }
+    let latest = lake.latest().expect("rows");
+    let offsets = latest["kafka_offset"].as_primitive::<Int64Type>().values();
+    assert_eq!(offsets.to_vec(), (500..1500).collect::<Vec<_>>());
+}
