@@ -81,6 +81,8 @@ impl Cluster {
         let mut generator = program("generator", "generate")
             .arguments(["--url", &places.collect, "--rate", &config.rate.to_string()])
             .arguments(["--invalid", &config.invalid.to_string()])
+            // Some clients send an event again although it was taken: the pipeline drops it.
+            .arguments(["--duplicates", "0.001"])
             .argument("--ledger")
             .argument(&places.ledger);
         if let Some(duration) = config.duration {
