@@ -300,9 +300,10 @@ mod tests {
             let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
             let array = format!("[{}]", texts.join(" ,\n"));
             let judged = judge(array.as_bytes(), usize::MAX).expect("JSON");
-            prop_assert_eq!(kept(&judged), texts.clone());
+            prop_assert_eq!(&kept(&judged), &texts);
             let lines = texts.join("\n");
-            prop_assert_eq!(kept(&read(lines.as_bytes(), Format::Lines, usize::MAX).expect("lines")), texts.clone());
+            let by_line = read(lines.as_bytes(), Format::Lines, usize::MAX).expect("lines");
+            prop_assert_eq!(&kept(&by_line), &texts);
             for text in texts.iter().filter(|text| !text.starts_with('[')) {
                 prop_assert_eq!(kept(&judge(text.as_bytes(), usize::MAX).expect("JSON")), [text.clone()]);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt;
@@ -29,7 +29,9 @@ pub(super) async fn drain(State(patience): State<Patience>, request: Request, ne
     let body = Shared(Arc::new(Mutex::new(body)));
     let mut rest = body.clone();
     let response = next.run(Request::from_parts(parts, Body::new(body))).await;
-    if !waits_to_be_asked {
+    // Whoever is answered because it is slow is not waited for again.
+    let is_slow = response.status() == StatusCode::REQUEST_TIMEOUT;
+    if !waits_to_be_asked && !is_slow {
         let reading = async {
             let mut bytes = 0;
             while bytes < patience.bytes

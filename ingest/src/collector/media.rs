@@ -78,13 +78,13 @@ mod tests {
     use super::*;
     use axum::http::HeaderValue;
 
-    fn with(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+    fn with(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
     fn the_format_is_what_the_media_type_says() {
-        let format = |value| format(&with(header::CONTENT_TYPE, &[value]));
+        let format = |value| format(&with(&header::CONTENT_TYPE, &[value]));
         for document in ["application/json", "Application/JSON; charset=utf-8", "text/plain;charset=UTF-8"] {
             assert_eq!(format(document), Ok(Format::Document), "{document}");
         }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn one_known_encoding_is_taken() {
-        let encoding = |values: &[&'static str]| encoding(&with(header::CONTENT_ENCODING, values));
+        let encoding = |values: &[&'static str]| encoding(&with(&header::CONTENT_ENCODING, values));
         assert_eq!(encoding(&[]), Ok(None));
         assert_eq!(encoding(&["identity"]), Ok(None));
         assert_eq!(encoding(&["GZIP"]), Ok(Some(Encoding::Gzip)));

@@ -3,8 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,7 +31,13 @@ enum Phase {
 
 /// What the connection does, told by who answers its requests. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Activity(Arc<AtomicU32>);
+pub(super) struct Activity(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    stage: AtomicU32,
+    ended: OnceLock<&'static str>,
+}
 
 /// A phase in the lowest two bits, and above them a number that rises with each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +59,7 @@ impl Stage {
 
 impl Activity {
     fn new() -> Self {
-        Self(Arc::new(AtomicU32::new(Phase::Head as u32)))
+        Self(Arc::new(Shared { stage: AtomicU32::new(Phase::Head as u32), ended: OnceLock::new() }))
     }
 
     /// A request's head is there.
@@ -68,11 +74,21 @@ impl Activity {
 
     // The connection's own task is the only one that writes.
     fn enter(&self, phase: Phase) {
-        self.0.store(self.stage().next(phase).0, Ordering::Relaxed);
+        self.0.stage.store(self.stage().next(phase).0, Ordering::Relaxed);
     }
 
     fn stage(&self) -> Stage {
-        Stage(self.0.load(Ordering::Relaxed))
+        Stage(self.0.stage.load(Ordering::Relaxed))
+    }
+
+    /// Why the connection was ended, if it was too late for something.
+    pub(super) fn ended(&self) -> Option<&'static str> {
+        self.0.ended.get().copied()
+    }
+
+    fn end(&self, reason: &'static str) -> io::Error {
+        let reason = self.0.ended.get_or_init(|| reason);
+        io::Error::new(io::ErrorKind::TimedOut, *reason)
     }
 }
 
@@ -92,10 +108,10 @@ impl Patience {
     }
 }
 
-/// Why the collector ended a connection; the text of the error that it ends with, and stable.
-pub(super) const SLOW_HEAD: &str = "slow_head";
-pub(super) const IDLE: &str = "idle";
-pub(super) const SLOW_READER: &str = "slow_reader";
+/// Why a connection is ended: the text of the error that it ends with, and stable.
+const SLOW_HEAD: &str = "slow_head";
+const IDLE: &str = "idle";
+const SLOW_READER: &str = "slow_reader";
 
 /// A stream with deadlines.
 #[derive(Debug)]
@@ -135,7 +151,7 @@ impl<S> Patient<S> {
             self.armed = stage;
         }
         ready!(self.reading.as_mut().poll(context));
-        Poll::Ready(too_late(reason))
+        Poll::Ready(self.activity.end(reason))
     }
 
     /// What a write came to: is it too late for one that can't go on?
@@ -146,12 +162,8 @@ impl<S> Patient<S> {
         }
         let sleep = self.writing.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_DEADLINE)));
         ready!(sleep.as_mut().poll(context));
-        Poll::Ready(Err(too_late(SLOW_READER)))
+        Poll::Ready(Err(self.activity.end(SLOW_READER)))
     }
-}
-
-fn too_late(reason: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, reason)
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {

@@ -22,7 +22,7 @@ use tower::ServiceBuilder;
 use tracing::{debug, warn};
 
 use super::metrics::Metrics;
-use super::patient::{IDLE, Patience, Patient, SLOW_HEAD, SLOW_READER};
+use super::patient::{Activity, Patience, Patient};
 use super::rate::Peer;
 use super::tls::Tls;
 
@@ -117,8 +117,7 @@ impl Server {
                     Ok(stream) => connection.serve(stream, activity).await,
                     Err(error) => {
                         debug!(%error, "tls handshake failed");
-                        let reason = reason(&error).unwrap_or("tls_handshake");
-                        connection.metrics.count_ended(reason);
+                        connection.metrics.count_ended(activity.ended().unwrap_or("tls_handshake"));
                     }
                 }
             });
@@ -142,11 +141,11 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve<S>(self, stream: S, activity: super::patient::Activity)
+    async fn serve<S>(self, stream: S, activity: Activity)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (peer, answered) = (self.peer, activity.clone());
+        let (peer, answered, noted) = (self.peer, activity.clone(), activity.clone());
         let service = ServiceBuilder::new()
             .map_request(move |mut request: Request<hyper::body::Incoming>| {
                 activity.request();
@@ -167,32 +166,24 @@ impl Connection {
             // Who has sent a request and closes that side of the connection still waits for its answer.
             .half_close(true)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        if let Err(error) = self.watcher.watch(connection).await {
+        let ended = self.watcher.watch(connection).await;
+        // What is too late between two requests is no error to hyper.
+        let reason = noted.ended().or_else(|| ended.as_ref().err().and_then(reason));
+        if let Some(reason) = reason {
+            self.metrics.count_ended(reason);
+        }
+        if let Err(error) = ended {
             debug!(%error, "connection ended");
-            if let Some(reason) = reason_of(&error) {
-                self.metrics.count_ended(reason);
-            }
         }
     }
 }
 
 /// Why the collector ended the connection; `None` if its client did.
-fn reason_of(error: &hyper::Error) -> Option<&'static str> {
+fn reason(error: &hyper::Error) -> Option<&'static str> {
     if error.is_parse_too_large() {
         return Some("large_head");
     }
-    if error.is_parse() {
-        return Some("bad_head");
-    }
-    reason(std::error::Error::source(error)?.downcast_ref()?)
-}
-
-/// The reason within an error of [`Patient`].
-fn reason(error: &io::Error) -> Option<&'static str> {
-    let text = error.to_string();
-    [SLOW_HEAD, IDLE, SLOW_READER]
-        .into_iter()
-        .find(|reason| error.kind() == io::ErrorKind::TimedOut && text == *reason)
+    error.is_parse().then_some("bad_head")
 }
 
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {

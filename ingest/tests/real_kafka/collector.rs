@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use millrace_common::shutdown::Shutdown;
 use millrace_ingest::collector::{self, Answer, Verdict};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -109,7 +111,7 @@ async fn a_request_of_which_nothing_can_be_taken_leaves_nothing_in_kafka() {
     let url = format!("{}/collect", collector.base);
     for request in [
         collector.client.post(&url).body(good.clone()),
-        collector.client.post(&url).header("Content-Type", "text/plain").body(good.clone()),
+        collector.client.post(&url).header("Content-Type", "text/html").body(good.clone()),
     ] {
         let (status, answer) = json(request.send().await.expect("answer")).await;
         assert_eq!((status, &answer["error"]["code"]), (415, &json!("unsupported_media_type")));
@@ -197,4 +199,176 @@ async fn a_port_that_is_taken_is_told_with_its_holder() {
         collector::run(scene::config(&["--bind", &address]), Shutdown::new()).await.expect_err("taken");
     let expected = format!("(pid {}) holds the port; --bind moves it", std::process::id());
     assert!(error.to_string().contains(&expected), "{error}");
+}
+
+async fn post(
+    collector: &scene::Collector,
+    headers: &[(&str, &str)],
+    body: impl Into<reqwest::Body>,
+) -> (u16, Value) {
+    let request = collector.client.post(format!("{}/collect", collector.base)).body(body);
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    json(request.send().await.expect("answer")).await
+}
+
+fn values(records: Vec<crate::topics::Record>) -> Vec<String> {
+    let mut values: Vec<String> = records.into_iter().map(|record| record.value).collect();
+    values.sort();
+    values
+}
+
+#[tokio::test]
+async fn lines_and_compressed_and_plain_bodies_are_taken() {
+    let topics = Topics::new();
+    let collector = topics.collector(&[]).await;
+    let lines = format!("{}\r\n\n{{\"type\":\n{}\n", event("line-1"), event("line-2"));
+    let (status, answer) = post(&collector, &[("Content-Type", "application/x-ndjson")], lines).await;
+    assert_eq!((status, &answer["ok"], &answer["invalid"]), (200, &json!(2), &json!(1)), "{answer}");
+    assert_eq!(answer["verdicts"][1]["code"], "not_json");
+
+    let gzip = |plain: &[u8]| {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzEncoder::new(plain, Default::default()), &mut bytes)
+            .expect("from memory");
+        bytes
+    };
+    let deflate = |plain: &[u8]| {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(
+            &mut flate2::read::ZlibEncoder::new(plain, Default::default()),
+            &mut bytes,
+        )
+        .expect("from memory");
+        bytes
+    };
+    let many = format!(
+        "[{}]",
+        (0..200).map(|number| event(&format!("many-{number}"))).collect::<Vec<_>>().join(",")
+    );
+    for (encoding, body, events) in [
+        ("gzip", gzip(event("gzip").as_bytes()), 1),
+        ("gzip", gzip(many.as_bytes()), 200),
+        ("deflate", deflate(event("deflate").as_bytes()), 1),
+        ("zstd", zstd::encode_all(event("zstd").as_bytes(), 3).expect("from memory"), 1),
+    ] {
+        let headers = [("Content-Type", "application/json"), ("Content-Encoding", encoding)];
+        let (status, answer) = post(&collector, &headers, body).await;
+        assert_eq!((status, &answer["ok"]), (200, &json!(events)), "{encoding} {answer}");
+    }
+    // What sendBeacon makes of a string.
+    let (status, answer) =
+        post(&collector, &[("Content-Type", "text/plain;charset=UTF-8")], event("beacon")).await;
+    assert_eq!((status, &answer["ok"]), (200, &json!(1)), "{answer}");
+
+    let keys: BTreeSet<String> =
+        topics.read(&topics.raw).await.into_iter().filter_map(|record| record.key).collect();
+    assert_eq!(keys.len(), 2 + 1 + 200 + 1 + 1 + 1);
+    assert!(
+        ["line-1", "line-2", "gzip", "deflate", "zstd", "beacon", "many-199"]
+            .iter()
+            .all(|key| keys.contains(*key))
+    );
+    assert_eq!(values(topics.read(&topics.invalid).await), ["{\"type\":"]);
+    collector.stop().await;
+}
+
+#[tokio::test]
+async fn addresses_are_zeroed_before_anything_lies_in_a_topic() {
+    let topics = Topics::new();
+    let collector = topics.collector(&["--anonymize-ip"]).await;
+    let good = event("a").replace("\"page\"", "\"ip\" : \"198.51.100.77\",\"page\"");
+    let bad = r#"{"type":"click","context":{"client_ip":"2001:db8:1:2:3:4:5:6"}}"#;
+    let none = "198.51.100.77 {";
+    let body = format!("{good}\n{bad}\n{none}\n");
+    let (status, answer) = post(&collector, &[("Content-Type", "application/jsonl")], body).await;
+    assert_eq!((status, &answer["ok"], &answer["invalid"]), (200, &json!(1), &json!(2)), "{answer}");
+    assert_eq!(values(topics.read(&topics.raw).await), [good.replace("100.77", "100.0")]);
+    let invalid = values(topics.read(&topics.invalid).await);
+    assert_eq!(invalid, ["198.51.100.0 {", r#"{"type":"click","context":{"client_ip":"2001:db8:1::"}}"#]);
+    assert!(collector.get("/metrics").await.1.contains("millrace_collector_anonymized_events_total 3"));
+    collector.stop().await;
+}
+
+#[tokio::test]
+async fn who_wishes_not_to_be_tracked_leaves_nothing() {
+    let topics = Topics::new();
+    let collector = topics.collector(&["--respect-dnt"]).await;
+    let body = format!("[{},7]", event("a"));
+    for header in [("DNT", "1"), ("Sec-GPC", "1")] {
+        let (status, answer) =
+            post(&collector, &[("Content-Type", "application/json"), header], body.clone()).await;
+        let thrown_away = json!({"verdict": "not_stored"});
+        assert_eq!((status, &answer["not_stored"]), (200, &json!(2)), "{answer}");
+        assert_eq!(answer["verdicts"], json!([thrown_away, thrown_away]));
+    }
+    let json_type = ("Content-Type", "application/json");
+    let (status, _) = post(&collector, &[json_type, ("DNT", "1")], "{").await;
+    assert_eq!(status, 400);
+    let (_, answer) = post(&collector, &[json_type, ("DNT", "0")], body).await;
+    assert_eq!((&answer["ok"], &answer["invalid"]), (&json!(1), &json!(1)), "{answer}");
+    assert_eq!((topics.read(&topics.raw).await.len(), topics.read(&topics.invalid).await.len()), (1, 1));
+    let (_, metrics) = collector.get("/metrics").await;
+    assert!(metrics.contains("millrace_collector_events_total{verdict=\"not_stored\"} 4"), "{metrics}");
+    collector.stop().await;
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    const NAMES: [&str; 6] = ["type", "package_id", "event", "timestamp", "millrace", "ip"];
+    let name = prop_oneof![proptest::sample::select(&NAMES[..]).prop_map(str::to_owned), any::<String>()];
+    leaf.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((name.clone(), inner), 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+#[tokio::test]
+async fn any_json_value_gets_a_verdict_and_loses_nothing() {
+    let topics = Topics::new();
+    let collector = topics.collector(&[]).await;
+    let mut runner = proptest::test_runner::TestRunner::default();
+    let mut sent = Vec::new();
+    for round in 0..60 {
+        let some = prop::collection::vec(any_json(), 1..8).new_tree(&mut runner).expect("values").current();
+        let mut texts: Vec<String> = some.iter().map(ToString::to_string).collect();
+        texts.push(event(&format!("good-{round}")));
+        let (media_type, body) = match round % 3 {
+            0 => ("application/json", format!("[{}]", texts.join(" , "))),
+            1 => ("application/x-ndjson", texts.join("\n")),
+            // An array that stands alone is taken for the events in it.
+            _ => {
+                texts.truncate(1);
+                texts.retain(|text| !text.starts_with('['));
+                ("text/plain", texts.first().cloned().unwrap_or_else(|| "[]".to_owned()))
+            }
+        };
+        let (status, answer) = post(&collector, &[("Content-Type", media_type)], body.clone()).await;
+        assert_eq!(status, 200, "{body}");
+        let verdicts = answer["verdicts"].as_array().expect("verdicts");
+        assert_eq!(verdicts.len(), texts.len(), "{body}");
+        for (text, verdict) in texts.into_iter().zip(verdicts) {
+            let is_good = millrace_common::event::check(text.as_bytes()).is_ok();
+            assert_eq!(verdict["verdict"], if is_good { "ok" } else { "invalid" }, "{text}");
+            sent.push((is_good, text));
+        }
+    }
+    let of = |good: bool| {
+        let mut texts: Vec<String> =
+            sent.iter().filter(|(is_good, _)| *is_good == good).map(|(_, text)| text.clone()).collect();
+        texts.sort();
+        texts
+    };
+    assert!(of(true).len() >= 40 && of(false).len() > 100);
+    assert!(values(topics.read(&topics.raw).await) == of(true));
+    assert!(values(topics.read(&topics.invalid).await) == of(false));
+    collector.stop().await;
 }

@@ -36,19 +36,22 @@ pub(crate) fn config(flags: &[&str]) -> collector::Config {
 impl Collector {
     /// A collector that answers; whether Kafka is there or not.
     pub(crate) async fn start(flags: &[&str]) -> Self {
-        let port = free_port();
-        let bind = format!("127.0.0.1:{port}");
-        let shutdown = Shutdown::new();
-        let config = config(&[&["--bind", &bind], flags].concat());
-        let task = tokio::spawn(collector::run(config, shutdown.clone()));
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("client");
-        let collector = Self { base: format!("http://{bind}"), client, shutdown, task };
+        let collector = Self::start_at(&format!("127.0.0.1:{}", free_port()), flags);
         collector
             .until("it listens", async |collector| {
                 collector.client.get(format!("{}/ping", collector.base)).send().await.is_ok()
             })
             .await;
         collector
+    }
+
+    /// A collector that is starting at `bind`.
+    pub(crate) fn start_at(bind: &str, flags: &[&str]) -> Self {
+        let shutdown = Shutdown::new();
+        let config = config(&[&["--bind", bind], flags].concat());
+        let task = tokio::spawn(collector::run(config, shutdown.clone()));
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("client");
+        Self { base: format!("http://{bind}"), client, shutdown, task }
     }
 
     pub(crate) async fn until(&self, what: &str, reached: impl AsyncFn(&Self) -> bool) {
