@@ -65,7 +65,8 @@ impl Work<'_> {
         self.topic_due = None;
         self.refresh_at = Instant::now() + REFRESH;
         let staged_products = if has_topic { 0 } else { self.staging_bytes };
-        self.committing_bytes = products.memory() + staged_products;
+        // Twice: the producer's queue has a copy until the broker acknowledges it.
+        self.committing_bytes = 2 * products.memory() + staged_products;
         let (enriched, quarantined) = (products.enriched.len() as u64, products.invalid.len() as u64);
         let tally = products.tally;
         let commit_span = |sink: &'static str| {
