@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use millrace_common::event::footer;
 use millrace_common::kafka::{client_config, ensure_topics};
 use millrace_common::types::{
     Epoch, LakeTarget, NextOffset, PipelineDefinition, PipelineId, RollPolicy, SlotId, StopReason,
@@ -188,14 +189,23 @@ impl Bench {
         objects.into_iter().map(|object| object.location).filter(|key| key.as_ref().contains(part)).collect()
     }
 
-    /// How often each raw offset is in the lake, read by its rows.
+    /// How often each raw offset is in the lake, read by its rows. The flushes that the footers tell of must follow one
+    /// another.
     async fn lake_offsets(&self) -> BTreeMap<i64, usize> {
         let mut found = BTreeMap::new();
+        let mut flushes: BTreeMap<u64, (i64, i64)> = BTreeMap::new();
         for key in self.keys("year=").await {
             let bytes = self.lake().store.get(&key).await.expect("got").bytes().await.expect("bytes");
-            let reader =
-                ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet").build().expect("reader");
-            for batch in reader {
+            let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
+            let pairs = builder.metadata().file_metadata().key_value_metadata().expect("footer").clone();
+            let number = |name: &str| {
+                let pair = pairs.iter().find(|pair| pair.key == name).expect("in the footer");
+                pair.value.as_deref().expect("a value").parse::<i64>().expect("a number")
+            };
+            let range = (number(footer::FIRST_OFFSET), number(footer::NEXT_OFFSET));
+            let sequence = number(footer::SEQUENCE).unsigned_abs();
+            assert_eq!(*flushes.entry(sequence).or_insert(range), range, "one flush of number {sequence}");
+            for batch in builder.build().expect("reader") {
                 let batch = batch.expect("batch");
                 let column = batch.column_by_name("kafka_offset").expect("column");
                 let offsets =
@@ -204,6 +214,13 @@ impl Bench {
                     *found.entry(*offset).or_default() += 1;
                 }
             }
+        }
+        for ((sequence, (_, end)), (next, (start, _))) in flushes.iter().zip(flushes.iter().skip(1)) {
+            // A flush without rows leaves no file.
+            assert!(
+                start >= end && (start == end || next - sequence > 1),
+                "{sequence} and {next}: {flushes:?}"
+            );
         }
         found
     }

@@ -42,6 +42,8 @@ impl Work<'_> {
         let mut record = self.record.clone();
         let previous = record.manifest.as_ref().map(|pointer| pointer.key.clone());
         if let Some(staged) = &staged {
+            let (expected, manifest) = ((record.sequence + 1, record.lake_cursor), &staged.manifest);
+            assert_eq!((manifest.sequence, manifest.first_offset), expected, "flushes follow one another");
             record.lake_cursor = staged.manifest.next_offset;
             record.sequence = staged.manifest.sequence;
             record.manifest = Some(staged.pointer.clone());

@@ -15,7 +15,7 @@ impl Work<'_> {
     pub(super) async fn begin_flush(&mut self, reason: Option<RollReason>) -> Result<(), Exit> {
         let Some(lake) = &self.slot.lake else { return Ok(()) };
         let mut intake = self.intake.take().expect("the intake is only away within a call");
-        let (sequence, range) = (self.record.sequence + 1, self.flushed_to..self.position);
+        let (sequence, range) = (self.next_sequence, self.flushed_to..self.position);
         let (closed, has_topic) = (range.clone(), self.has_topic());
         let finished = self
             .slot
@@ -35,6 +35,7 @@ impl Work<'_> {
         self.staging_bytes =
             products.memory() + files.iter().map(|file| file.bytes.len() as u64).sum::<u64>();
         self.flushed_to = range.end;
+        self.next_sequence += 1;
         self.pending = Pending::default();
         let flush = Flush { reason, sequence, range, files, products, traces };
         self.staging = Some(Box::pin(stage(self.slot, lake, flush)));

@@ -65,6 +65,8 @@ pub(super) struct Work<'a> {
     position: NextOffset,
     /// Everything below is in the lake, or in a flush.
     flushed_to: NextOffset,
+    /// Number of the next flush: one may begin to be staged while the one before it is committed.
+    next_sequence: u64,
     /// The record as committed last.
     record: CommittedRecord,
     /// Absent while a commit has it.
@@ -122,6 +124,7 @@ pub(super) async fn work(slot: &Slot, open: Open, tries_records: bool) -> Exit {
         pending: Pending::default(),
         position: start,
         flushed_to: record.lake_cursor,
+        next_sequence: record.sequence + 1,
         claimed: Some(claimed),
         committing: None,
         committing_bytes: 0,
