@@ -145,7 +145,7 @@ impl LakeBuffer {
         self.files.iter().map(|(day, file)| (*day, file.row_count())).collect()
     }
 
-    /// The last rows that came in, [`LATEST_ROWS`] at most.
+    /// The last rows that came in, a thousand at most.
     pub fn latest(&self) -> Option<&RecordBatch> {
         self.latest.as_ref()
     }
