@@ -36,6 +36,10 @@ pub struct Config {
     /// The generator's ledger: also say which acknowledged events are missing, doubled or altered.
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
+    /// Recompute what was found out about each event, too (user agent, page, referrer, country): every row and every
+    /// enriched record must hold what this version finds.
+    #[arg(long)]
+    pub derived: bool,
     /// How long to wait for files that are committed and about to be published, while the pipeline runs.
     #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
     pub settle: Duration,

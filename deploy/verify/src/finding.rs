@@ -21,8 +21,12 @@ pub enum FindingKind {
     DoubledOnTopic,
     /// A row, or a quarantined record, whose content is not the raw record's.
     Altered,
-    /// An enriched record whose key or value is not what the transform makes of the raw record.
+    /// An enriched record whose key, or the client's part of its value, is not what the transform makes of the raw record.
     AlteredOnTopic,
+    /// A row whose derived columns are not what this version finds out about the event.
+    DerivedAltered,
+    /// An enriched record whose added member is not what this version finds out about the event.
+    DerivedAlteredOnTopic,
     /// A row, or a quarantined record, at an offset where the raw topic has no record.
     Unexplained,
     /// The same of an enriched record, or one whose headers name no source of the pipeline.
@@ -33,7 +37,9 @@ pub enum FindingKind {
     DuplicateKept,
     /// In a sink, although the transform leaves it out.
     FilteredKept,
-    /// Quarantined, although the transform keeps it.
+    /// In a sink, although the transform rejects it.
+    RejectedKept,
+    /// Quarantined, although the transform does not reject it.
     QuarantinedInVain,
     /// A row in another day's folder than its own.
     Misplaced,
@@ -81,12 +87,19 @@ impl FindingKind {
             Self::AlteredOnTopic => {
                 "altered on the enriched topic: not what the transform makes of the raw record"
             }
+            Self::DerivedAltered => {
+                "derived altered: columns that are not what this version finds out about the event"
+            }
+            Self::DerivedAlteredOnTopic => {
+                "derived altered on the enriched topic: a member that is not what this version finds out"
+            }
             Self::Unexplained => "unexplained: no raw record at that offset",
             Self::UnexplainedOnTopic => "unexplained on the enriched topic: no raw record at that offset",
             Self::Misrouted => "misrouted: an enriched record in another partition than its source's",
             Self::DuplicateKept => "duplicate kept: a client duplicate that was not dropped",
             Self::FilteredKept => "filtered kept: in a sink, although the transform leaves it out",
-            Self::QuarantinedInVain => "quarantined in vain: the transform keeps it",
+            Self::RejectedKept => "rejected kept: in a sink, although the transform rejects it",
+            Self::QuarantinedInVain => "quarantined in vain: the transform does not reject it",
             Self::Misplaced => "misplaced: a row in another day's folder",
             Self::Misfiled => "misfiled: a row of another topic or partition than its file",
             Self::OutsideRange => "outside its range: a row beyond what its file's footer covers",

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMillisecondType};
-use arrow_array::{Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow_array::{
+    Array, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use millrace_common::backoff::Backoff;
 use millrace_common::event::day::Day;
 use millrace_common::event::{ClientColumnReader, FIELDS, RebuildError, canonical_hash, column, rebuild};
 use millrace_common::lake::Lake;
+use millrace_common::window;
 use millrace_transform::{SOURCE_COLUMNS, raw};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -23,8 +27,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::Error;
 use crate::account::{Fingerprint, RowFact};
 use crate::chain::Footer;
+use crate::columns::Columns;
 use crate::finding::{FindingKind, Findings};
-use crate::judge::row_fingerprints;
+use crate::ledger::{LedgerFact, id_key};
 
 /// How long a request to the store is repeated before the check gives up.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -100,15 +105,11 @@ pub(crate) struct Expected {
     pub(crate) file: u32,
     /// Collect [`LedgerFact`]s.
     pub(crate) for_ledger: bool,
-    /// The transform's columns, where a row is compared as a whole; `None` where it rebuilds the client's event.
-    pub(crate) columns: Option<Vec<String>>,
-}
-
-/// What the ledger needs to know of a row.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LedgerFact {
-    pub(crate) hash: [u8; 32],
-    pub(crate) package_id: u128,
+    pub(crate) columns: Arc<Columns>,
+    /// The times that rows are filed by are known.
+    pub(crate) knows_days: bool,
+    /// Offsets of the rows whose keys are wanted, as evidence of records that are gone.
+    pub(crate) keys_of: Range<i64>,
 }
 
 /// What a file's rows say.
@@ -119,6 +120,8 @@ pub(crate) struct FileRows {
     /// The first offset and the number of rows in the unplaced folder whose own day can be trusted.
     pub(crate) needlessly_unplaced: Option<(i64, u64)>,
     pub(crate) ledger: Vec<LedgerFact>,
+    /// Offset and [`window::hash_of`] of the keys that were wanted.
+    pub(crate) keys: Vec<(i64, u128)>,
     pub(crate) findings: Findings,
 }
 
@@ -133,8 +136,6 @@ pub(crate) enum FileError {
     Columns(#[from] RebuildError),
     #[error("column {name} is missing or has another type than {expected}")]
     Column { name: &'static str, expected: &'static str },
-    #[error("column {name} is missing")]
-    NoColumn { name: String },
 }
 
 /// A file that was opened: its footer was read.
@@ -165,29 +166,22 @@ impl OpenFile {
         footer: &Footer,
         expected: &Expected,
     ) -> Result<FileRows, FileError> {
-        let client = [
-            column::KAFKA_TOPIC,
-            column::KAFKA_PARTITION,
-            column::KAFKA_OFFSET,
-            column::RECEIVED_TIME,
-            column::PACKAGE_ID,
-            column::TYPE,
-            column::ID,
-            column::EVENT_TIME,
-            column::EXTRA,
-        ];
+        let times = [column::RECEIVED_TIME, column::EVENT_TIME, raw::column::TIMESTAMP];
+        let keys = [column::PACKAGE_ID, raw::column::KEY];
+        let client = [column::TYPE, column::ID, column::EXTRA];
         let client = client.into_iter().chain(FIELDS.iter().map(|field| field.name));
-        let wanted: Vec<&str> = match &expected.columns {
-            None => client.collect(),
-            Some(columns) => SOURCE_COLUMNS.into_iter().chain(columns.iter().map(String::as_str)).collect(),
-        };
+        let columns = &expected.columns;
+        let wanted: Vec<&str> = SOURCE_COLUMNS
+            .into_iter()
+            .chain(times)
+            .chain(keys.into_iter().filter(|_| columns.rebuild || !expected.keys_of.is_empty()))
+            .chain(client.filter(|_| columns.rebuild))
+            .chain(columns.names())
+            .collect();
         let mask = ProjectionMask::columns(self.0.parquet_schema(), wanted);
         let mut judge = Judge { name, footer, expected, last: None, rows: FileRows::default() };
         for batch in self.0.with_projection(mask).with_batch_size(ROWS_AT_ONCE).build()? {
-            match &expected.columns {
-                None => judge.batch(&batch?)?,
-                Some(columns) => judge.whole_rows(&batch?, columns)?,
-            }
+            judge.batch(&batch?)?;
         }
         Ok(judge.rows)
     }
@@ -204,48 +198,59 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn batch(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
-        let client = ClientColumnReader::new(batch)?;
         let place = PlaceColumns::new(batch)?;
-        let received = times(batch, column::RECEIVED_TIME)
-            .ok_or(FileError::Column { name: column::RECEIVED_TIME, expected: "milliseconds in UTC" })?;
-        for index in 0..batch.num_rows() {
-            let offset = place.offset.value(index);
-            let received_ms = if received.is_valid(index) { received.value(index) } else { -1 };
-            let columns = client.row(index);
-            let rebuilt = rebuild(&columns).ok().and_then(|json| canonical_hash(json.as_bytes()).ok());
-            let content = rebuilt.map_or(Fingerprint::NO_EVENT, |hash| Fingerprint::new(&hash, received_ms));
-            self.rows.rows.push(RowFact { offset, content, file: self.expected.file });
-            if self.expected.for_ledger
-                && let Some(hash) = rebuilt
+        let made = self.expected.columns.rows_of(batch)?;
+        let first = self.rows.rows.len();
+        let facts = made.iter().enumerate();
+        let facts = facts.map(|(row, made)| RowFact::new(place.offset.value(row), *made, self.expected.file));
+        self.rows.rows.extend(facts);
+        if self.expected.columns.rebuild {
+            self.rebuild(batch, first)?;
+        }
+        // What the built-in transforms file their rows by.
+        let received = times(batch, column::RECEIVED_TIME).or_else(|| times(batch, raw::column::TIMESTAMP));
+        let times = times(batch, column::EVENT_TIME).or(received);
+        let keys = Keys::of(batch).filter(|_| !self.expected.keys_of.is_empty());
+        for row in 0..batch.num_rows() {
+            let offset = place.offset.value(row);
+            if self.expected.knows_days
+                && let (Some(times), Some(received)) = (times, received)
             {
-                let package_id = crate::ledger::id_key(&columns.package_id);
-                self.rows.ledger.push(LedgerFact { hash, package_id });
+                let received_ms = if received.is_valid(row) { received.value(row) } else { -1 };
+                // What has no time is filed like one that can't be trusted.
+                let time_ms = if times.is_valid(row) { times.value(row) } else { i64::MIN };
+                self.day(offset, Day::of(time_ms, received_ms));
             }
-            self.day(offset, Day::of(columns.event_time_ms, received_ms));
-            self.place(&place, index);
+            if self.expected.keys_of.contains(&offset)
+                && let Some(key) = keys.as_ref().and_then(|keys| keys.at(row))
+            {
+                self.rows.keys.push((offset, window::hash_of(key)));
+            }
+            self.place(&place, row);
+        }
+        if self.expected.folder == Day::Unplaced.to_string() {
+            self.rows.unplaced += batch.num_rows() as u64;
         }
         Ok(())
     }
 
-    /// Rows of which the transform's columns are compared as they are.
-    fn whole_rows(&mut self, batch: &RecordBatch, columns: &[String]) -> Result<(), FileError> {
-        let place = PlaceColumns::new(batch)?;
-        let column = |name: &String| {
-            let found = batch.column_by_name(name).cloned();
-            found.ok_or_else(|| FileError::NoColumn { name: name.clone() })
-        };
-        let columns = columns.iter().map(column).collect::<Result<Vec<_>, _>>()?;
-        // The times that the built-in transforms file their rows by; others are not judged by their days.
-        let received = times(batch, column::RECEIVED_TIME).or_else(|| times(batch, raw::column::TIMESTAMP));
-        let times = times(batch, column::EVENT_TIME).or(received);
-        for (index, content) in row_fingerprints(&columns)?.into_iter().enumerate() {
-            let offset = place.offset.value(index);
-            self.rows.rows.push(RowFact { offset, content, file: self.expected.file });
-            if let (Some(times), Some(received)) = (times, received) {
-                let received_ms = if received.is_valid(index) { received.value(index) } else { -1 };
-                self.day(offset, Day::of(times.value(index), received_ms));
+    /// Sets the content of the rows from number `first` on: what the client sent.
+    fn rebuild(&mut self, batch: &RecordBatch, first: usize) -> Result<(), FileError> {
+        let client = ClientColumnReader::new(batch)?;
+        let received = times(batch, column::RECEIVED_TIME)
+            .ok_or(FileError::Column { name: column::RECEIVED_TIME, expected: "milliseconds in UTC" })?;
+        for (row, fact) in self.rows.rows[first..].iter_mut().enumerate() {
+            let received_ms = if received.is_valid(row) { received.value(row) } else { -1 };
+            let columns = client.row(row);
+            let rebuilt = rebuild(&columns).ok().and_then(|json| canonical_hash(json.as_bytes()).ok());
+            let Some(hash) = rebuilt else {
+                fact.content = Fingerprint::NO_EVENT;
+                continue;
+            };
+            fact.content = Fingerprint::of_event(&hash, received_ms);
+            if self.expected.for_ledger {
+                self.rows.ledger.push(LedgerFact { hash, package_id: id_key(&columns.package_id) });
             }
-            self.place(&place, index);
         }
         Ok(())
     }
@@ -272,19 +277,36 @@ impl Judge<'_> {
             _ => day.to_string() == self.expected.folder,
         };
         self.last = Some((day, at_home));
-        let unplaced = self.expected.folder == Day::Unplaced.to_string();
-        if unplaced {
-            self.rows.unplaced += 1;
-        }
         if at_home {
             return;
         }
-        if unplaced {
+        if self.expected.folder == Day::Unplaced.to_string() {
             self.rows.needlessly_unplaced.get_or_insert((offset, 0)).1 += 1;
         } else {
             self.rows.findings.add(FindingKind::Misplaced, || {
                 format!("offset {offset} belongs in {day}, lies in {}", self.name)
             });
+        }
+    }
+}
+
+/// The column that holds the records' keys: the duplicate rule goes by them.
+enum Keys<'a> {
+    Text(&'a StringArray),
+    Bytes(&'a BinaryArray),
+}
+
+impl<'a> Keys<'a> {
+    fn of(batch: &'a RecordBatch) -> Option<Self> {
+        let text = batch.column_by_name(column::PACKAGE_ID).and_then(|array| array.as_string_opt());
+        let bytes = || batch.column_by_name(raw::column::KEY).and_then(|array| array.as_binary_opt());
+        text.map(Self::Text).or_else(|| bytes().map(Self::Bytes))
+    }
+
+    fn at(&self, row: usize) -> Option<&[u8]> {
+        match self {
+            Self::Text(array) => array.is_valid(row).then(|| array.value(row).as_bytes()),
+            Self::Bytes(array) => array.is_valid(row).then(|| array.value(row)),
         }
     }
 }

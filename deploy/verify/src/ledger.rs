@@ -15,8 +15,6 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::finding::EXAMPLES;
-use crate::lake::LedgerFact;
-use crate::quarantine::InvalidFact;
 
 /// One kind of fault of the ledger's events.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,7 +32,9 @@ pub struct LedgerReport {
     pub acknowledged_invalid: u64,
     /// Found as promised: once, unaltered.
     pub found: u64,
-    /// Acknowledged and not in the lake yet, at or beyond the lake cursor.
+    /// Acknowledged more than once and there: the pipeline drops repeats.
+    pub repeated: u64,
+    /// Acknowledged and not in the sink yet, at or beyond its cursor.
     pub in_flight: u64,
     /// Events without an answer, of which `unknown_found` are there.
     pub unknown: u64,
@@ -54,11 +54,12 @@ impl fmt::Display for LedgerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "ledger: {} acknowledged ({} ok, {} invalid): {} found once, {} in flight, {} missing, {} doubled, {} altered",
+            "ledger: {} acknowledged ({} ok, {} invalid): {} found once, {} repeated, {} in flight, {} missing, {} doubled, {} altered",
             self.acknowledged_ok + self.acknowledged_invalid,
             self.acknowledged_ok,
             self.acknowledged_invalid,
             self.found,
+            self.repeated,
             self.in_flight,
             self.missing.count,
             self.doubled.count,
@@ -79,6 +80,24 @@ impl fmt::Display for LedgerReport {
         }
         Ok(())
     }
+}
+
+/// What the ledger needs to know of an event that was found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LedgerFact {
+    /// Of its canonical JSON.
+    pub(crate) hash: [u8; 32],
+    /// As [`id_key`] gives it.
+    pub(crate) package_id: u128,
+}
+
+/// What the ledger needs to know of a record of the invalid topic.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InvalidFact {
+    /// SHA-256 of the value as it stands.
+    pub(crate) raw: [u8; 32],
+    /// Set for a quarantined record that is an event nevertheless.
+    pub(crate) event: Option<LedgerFact>,
 }
 
 /// 128 bits that stand for a `package_id`.
@@ -110,11 +129,40 @@ pub(crate) struct Tally {
     in_flight: HashSet<[u8; 16]>,
     /// Ids of rows whose content no entry has: events of others, or altered ones.
     strangers: HashSet<u128>,
+    /// The pipeline drops what comes again.
+    drops_repeats: bool,
+}
+
+/// What is to be said of one event of the ledger.
+struct Outcome {
+    found: u64,
+    repeated: u64,
+    absent: u64,
+    beyond: u64,
+    unknown_found: u64,
+}
+
+impl Counts {
+    /// `may_repeat`: of an event that was acknowledged several times one copy is enough.
+    fn outcome(self, may_repeat: bool) -> Outcome {
+        let (acknowledged, unknown) = (u64::from(self.acknowledged), u64::from(self.unknown));
+        let found = u64::from(self.found);
+        let absent = acknowledged.saturating_sub(found);
+        let repeated = if may_repeat && found > 0 { absent } else { 0 };
+        Outcome {
+            found: found.min(acknowledged),
+            repeated,
+            absent: absent - repeated,
+            beyond: found.saturating_sub(acknowledged + unknown),
+            unknown_found: found.saturating_sub(acknowledged).min(unknown),
+        }
+    }
 }
 
 impl Tally {
-    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let mut tally = Self::default();
+    /// `drops_repeats`: the pipeline has a duplicate rule.
+    pub(crate) fn read(path: &Path, drops_repeats: bool) -> Result<Self, Error> {
+        let mut tally = Self { drops_repeats, ..Self::default() };
         let add = |entry: &Entry| {
             let key = truncated(&entry.sha256);
             let count = |table: &mut Table, acknowledged| {
@@ -171,22 +219,21 @@ impl Tally {
         let tables = [(&self.events, true), (&self.invalid, false)];
         for (table, events) in tables {
             for (key, counts) in table {
-                let (acknowledged, unknown) = (u64::from(counts.acknowledged), u64::from(counts.unknown));
-                let found = u64::from(counts.found);
+                let outcome = counts.outcome(events && self.drops_repeats);
                 if events {
-                    report.acknowledged_ok += acknowledged;
-                    report.unknown += unknown;
+                    report.acknowledged_ok += u64::from(counts.acknowledged);
+                    report.unknown += u64::from(counts.unknown);
                 } else {
-                    report.acknowledged_invalid += acknowledged;
+                    report.acknowledged_invalid += u64::from(counts.acknowledged);
                 }
-                report.unknown_found += found.saturating_sub(acknowledged).min(unknown);
-                report.found += found.min(acknowledged);
+                report.unknown_found += outcome.unknown_found;
+                report.found += outcome.found;
+                report.repeated += outcome.repeated;
                 let waits = events && self.in_flight.contains(key);
-                let absent = acknowledged.saturating_sub(found);
                 if waits {
-                    report.in_flight += absent;
+                    report.in_flight += outcome.absent;
                 }
-                wrong |= found > acknowledged + unknown || (absent > 0 && !waits);
+                wrong |= outcome.beyond > 0 || (outcome.absent > 0 && !waits);
             }
         }
         if !wrong {
@@ -200,8 +247,7 @@ impl Tally {
             // Each key is judged at its first entry.
             let Some(counts) = table.remove(&key) else { return };
             let name = || entry.package_id.clone().unwrap_or_else(|| hex::encode(entry.sha256));
-            let absent = u64::from(counts.acknowledged.saturating_sub(counts.found));
-            let beyond = u64::from(counts.found.saturating_sub(counts.acknowledged + counts.unknown));
+            let Outcome { absent, beyond, .. } = counts.outcome(is_event && self.drops_repeats);
             if absent > 0 && !waits {
                 let changed = is_event
                     && entry.package_id.as_deref().is_some_and(|id| self.strangers.contains(&id_key(id)));

@@ -4,11 +4,8 @@
 //! the topics as a `read_committed` reader does, and compares. It writes nothing anywhere.
 
 pub mod account;
-#[cfg(test)]
-mod account_tests;
 mod chain;
-#[cfg(test)]
-mod class_tests;
+mod columns;
 mod config;
 mod enriched;
 mod error;
@@ -23,6 +20,7 @@ mod progress;
 mod quarantine;
 mod report;
 mod slot;
+mod value;
 mod verify;
 
 pub use config::Config;

@@ -131,13 +131,6 @@ impl fmt::Display for Report {
                 self.total.proven_by_ranges_only
             )?;
         }
-        if self.total.derived_otherwise > 0 {
-            writeln!(
-                f,
-                "{} enriched records hold something else about their events than this version finds out",
-                self.total.derived_otherwise
-            )?;
-        }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }

@@ -69,7 +69,7 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
     let started = Instant::now();
     progress.stage("reading the pipeline's definition");
     let (definition, lake) = pipeline::find(config).await?;
-    let judges = Judges::new(&definition, transforms)
+    let judges = Judges::new(&definition, transforms, config.derived)
         .map_err(|error| Error::Transform { reason: error.to_string() })?;
     let servers = config.kafka.clone().unwrap_or_else(|| definition.bootstrap_servers.clone());
     let mut tallies = Tallies::default();
@@ -78,7 +78,8 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
             return Err(Error::LedgerUnfit { pipeline: definition.id.to_string() });
         }
         progress.stage("reading the ledger");
-        let tally = blocking(move || Tally::read(&path)).await?;
+        let drops_repeats = definition.duplicate_window > 0;
+        let tally = blocking(move || Tally::read(&path, drops_repeats)).await?;
         tallies.topic = definition.enriched_topic.is_some().then(|| tally.clone());
         tallies.lake = lake.is_some().then_some(tally);
     }
@@ -116,6 +117,14 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
         progress,
         budget: read_budget(),
     };
+    let keys_of = places.iter().zip(&committed).zip(&raw_ranges);
+    let keys_of = keys_of
+        .map(|((place, committed), (low, _))| (place.clone(), slot::keys_of(committed.as_ref(), *low)));
+    let wanted = quarantine::Wanted {
+        pipeline: definition.id.to_string(),
+        for_ledger: config.ledger.is_some(),
+        keys_of: keys_of.collect(),
+    };
     let mut quarantine = Quarantine::default();
     let mut notes = Vec::new();
     for ((topic, partition), (start, end)) in invalid.iter().cloned().zip(invalid_ranges) {
@@ -125,7 +134,7 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
             ));
         }
         let part = Part { topic, partition, start, end, with_headers: true };
-        read_quarantine(&scope, definition.id.as_str(), part, &mut quarantine).await?;
+        read_quarantine(&scope, &wanted, part, &mut quarantine).await?;
     }
     for fact in quarantine.for_ledger.drain(..) {
         tallies.each().for_each(|tally| tally.invalid(&fact));
@@ -142,12 +151,11 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
 
     let mut partitions = Vec::with_capacity(slots.len());
     for ((place, committed), (low, end)) in slots.into_iter().zip(committed).zip(raw_ranges) {
+        let source = (place.topic.clone(), place.partition);
         let task = SlotTask {
             objects: by_slot.remove(&(place.number, place.partition)).unwrap_or_default(),
-            quarantined: quarantine
-                .by_source
-                .remove(&(place.topic.clone(), place.partition))
-                .unwrap_or_default(),
+            quarantined: quarantine.by_source.remove(&source).unwrap_or_default(),
+            quarantined_keys: quarantine.keys.remove(&source).unwrap_or_default(),
             pipeline: definition.id.to_string(),
             number: place.number,
             topic: place.topic,
@@ -170,6 +178,11 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
         findings.add_many(FindingKind::Unexplained, records.len() as u64, || {
             format!("{} records quarantined from {topic}/{partition}, which is no source", records.len())
         });
+    }
+
+    if let Some(topic) = &definition.enriched_topic {
+        progress.stage("looking for strays on the enriched topic");
+        read_strays(&scope, topic, &places, &mut findings).await?;
     }
 
     let (mut ledger, mut topic_ledger) = (None, None);
@@ -245,11 +258,11 @@ fn no_topic(definition: &PipelineDefinition, servers: &str, topic: &str) -> Erro
 
 async fn read_quarantine(
     scope: &Scope<'_>,
-    pipeline: &str,
+    wanted: &quarantine::Wanted,
     part: Part,
     into: &mut Quarantine,
 ) -> Result<(), Error> {
-    let (partition, end, for_ledger) = (part.partition, part.end, scope.for_ledger);
+    let (partition, end) = (part.partition, part.end);
     let (out, records) = mpsc::channel(BATCHES_AHEAD);
     let servers = scope.servers.to_owned();
     let reader = blocking(move || kafka::read(&servers, &part, &out));
@@ -258,22 +271,37 @@ async fn read_quarantine(
             .map(|read| async move {
                 let Read::Records(mut records) = read else { return Quarantine::default() };
                 records.retain(|record| record.offset < end);
-                let pipeline = pipeline.to_owned();
-                compute(move || quarantine::digest(&pipeline, partition, &records, for_ledger)).await
+                let wanted = wanted.clone();
+                compute(move || quarantine::digest(&wanted, partition, &records)).await
             })
             .buffered(cores());
         let mut batches = std::pin::pin!(batches);
         while let Some(found) = batches.next().await {
-            into.records += found.records;
-            into.for_ledger.extend(found.for_ledger);
-            into.findings.merge(found.findings);
-            for (source, facts) in found.by_source {
-                into.by_source.entry(source).or_default().extend(facts);
-            }
+            into.merge(found);
         }
         Ok::<(), Error>(())
     };
     tokio::try_join!(reader, digest)?;
+    Ok(())
+}
+
+/// The enriched topic may have partitions that a source does not have: no slot reads them.
+async fn read_strays(
+    scope: &Scope<'_>,
+    enriched_topic: &str,
+    places: &[(String, i32)],
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let counts = partition_counts(scope.servers, &[enriched_topic]).await?;
+    let count = *counts
+        .get(enriched_topic)
+        .ok_or_else(|| no_topic(scope.definition, scope.servers, enriched_topic))?;
+    for topic in &scope.definition.source.topics {
+        let known = places.iter().filter(|(source, _)| source == topic).count();
+        for partition in i32::try_from(known).unwrap_or(i32::MAX)..count {
+            slot::read_strays(scope, enriched_topic, topic, partition, findings).await?;
+        }
+    }
     Ok(())
 }
 

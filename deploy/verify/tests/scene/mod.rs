@@ -102,6 +102,7 @@ impl Scene {
             s3_region: None,
             kafka: None,
             ledger: None,
+            derived: false,
             settle: Duration::from_millis(1),
             json: false,
         }
