@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use millrace_common::shutdown::Shutdown;
+use millrace_common::telemetry;
 use millrace_ingest::collector;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,6 +41,8 @@ struct Arguments {
 #[derive(Debug, Parser)]
 struct CommandLine {
     #[command(flatten)]
+    telemetry: telemetry::Config,
+    #[command(flatten)]
     config: collector::Config,
 }
 
@@ -60,11 +63,13 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let mut arguments = std::env::args().peekable();
     if arguments.nth(1).as_deref() == Some("serve") {
-        let config = CommandLine::parse_from(std::iter::once("serve".to_owned()).chain(arguments)).config;
-        return runtime.block_on(async {
+        let line = CommandLine::parse_from(std::iter::once("serve".to_owned()).chain(arguments));
+        let telemetry = telemetry::install(&line.telemetry, "collector_load").expect("logs");
+        runtime.block_on(async {
             let shutdown = Shutdown::on_signals().expect("signals");
-            collector::run(config, shutdown).await.expect("the collector runs");
+            collector::run(line.config, shutdown).await.expect("the collector runs");
         });
+        return telemetry.finish();
     }
     runtime.block_on(measure(&Arguments::parse()));
 }
