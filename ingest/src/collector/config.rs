@@ -94,8 +94,8 @@ pub struct Config {
     /// claim to be somebody else.
     #[arg(long, requires = "client_rate")]
     pub trust_forwarded_for: bool,
-    /// A web site whose pages may send events, for example https://shop.example; `*` for every one. Can be given several
-    /// times.
+    /// A web site whose pages may send events, for example `https://shop.example`; `*` for every one. Can be given
+    /// several times.
     #[arg(long, value_parser = parse_origin, value_name = "ORIGIN")]
     pub allow_origin: Vec<String>,
     /// Speak TLS, with the certificate and its chain in this PEM file.

@@ -119,21 +119,19 @@ impl Link {
             let now_away = Target::ALL.into_iter().find(|target| ways[*target as usize] == Way::Shut);
             if now_away != away {
                 let topic = now_away.map(|target| producer.topic(target));
-                let reason = answers.and_then(|[raw, invalid]| raw.and(invalid).err());
-                self.tell(config, topic, reason.as_ref());
+                self.tell(config, topic, &reason(answers));
                 away = now_away;
             }
         }
     }
 
     /// Logs a change, and keeps the readiness by the raw topic: without the invalid one most events are still taken.
-    fn tell(&self, config: &Config, away: Option<&str>, reason: Option<&KafkaError>) {
+    fn tell(&self, config: &Config, away: Option<&str>, reason: &str) {
         let kafka = config.kafka.as_str();
         let Some(topic) = away else {
             info!(kafka, "kafka answers again");
             return self.readiness.set_ready();
         };
-        let reason = reason.map_or_else(|| "it acknowledges nothing".to_owned(), ToString::to_string);
         warn!(kafka, topic, reason, "kafka is away, clients are told to come again later");
         if topic == config.raw_topic {
             self.readiness.set_waiting(format!("Kafka at {kafka} ({reason})"));
@@ -154,6 +152,15 @@ impl Link {
     /// Takes the producer away and sends out what it still holds.
     pub(super) async fn close(&self) {
         retire(self.set(None)).await;
+    }
+}
+
+/// Why Kafka counts as away, by what it said when it was asked.
+fn reason(answers: Option<[Result<bool, KafkaError>; 2]>) -> String {
+    match answers.map(|[raw, invalid]| Ok(raw? && invalid?)) {
+        Some(Err(error)) => KafkaError::to_string(&error),
+        Some(Ok(false)) => "no partition has a leader".to_owned(),
+        Some(Ok(true)) | None => "it acknowledges nothing".to_owned(),
     }
 }
 
