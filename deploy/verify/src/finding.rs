@@ -139,6 +139,9 @@ impl Findings {
 
     /// Counts `count` faults that one example tells of.
     pub fn add_many(&mut self, kind: FindingKind, count: u64, example: impl FnOnce() -> String) {
+        if count == 0 {
+            return;
+        }
         let finding = self.0.entry(kind).or_default();
         finding.count += count;
         if finding.examples.len() < EXAMPLES {
