@@ -1,10 +1,9 @@
-//! The generator's ledger against the lake and the invalid topic: each acknowledged event exactly once, as it was
+//! The generator's ledger against each sink and the invalid topic: each acknowledged event exactly once, as it was
 //! sent; one without an answer once or not at all.
 //!
-//! An event of the ledger costs 28 bytes and the table's overhead, 35 to 70 bytes together. The ledger is read a
-//! second time only to name what is wrong.
+//! An event of the ledger costs 32 bytes and the table's overhead, 40 to 75 bytes together. The ledger is read again
+//! only to name what is wrong.
 
-use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::account::Sink;
 use crate::finding::EXAMPLES;
 
 /// One kind of fault of the ledger's events.
@@ -113,24 +113,41 @@ fn truncated(hash: &[u8; 32]) -> [u8; 16] {
 struct Counts {
     acknowledged: u32,
     unknown: u32,
-    found: u32,
+    /// In the lake and on the enriched topic.
+    found: [u32; 2],
 }
+
+/// What the documentation promises.
+const _: () = assert!(size_of::<([u8; 16], Counts)>() == 32);
 
 type Table = HashMap<[u8; 16], Counts>;
 
-/// The ledger's events, and how often each was found.
-#[derive(Debug, Default, Clone)]
+/// What one sink told.
+#[derive(Debug, Default)]
+struct Told {
+    /// Canonical hashes of raw records that may not be there yet.
+    in_flight: HashSet<[u8; 16]>,
+    /// Ids of events whose content no entry has: events of others, or altered ones.
+    strangers: HashSet<u128>,
+}
+
+/// The ledger's events, and how often each was found in each sink.
+#[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// By the hash of the canonical JSON.
     events: Table,
-    /// By the hash of the bytes as they were sent.
+    /// By the hash of the bytes as they were sent. The invalid topic stands for both sinks.
     invalid: Table,
-    /// Canonical hashes of raw records that may not be in the lake yet.
-    in_flight: HashSet<[u8; 16]>,
-    /// Ids of rows whose content no entry has: events of others, or altered ones.
-    strangers: HashSet<u128>,
+    told: [Told; 2],
     /// The pipeline drops what comes again.
     drops_repeats: bool,
+}
+
+fn number(sink: Sink) -> usize {
+    match sink {
+        Sink::Lake => 0,
+        Sink::Topic => 1,
+    }
 }
 
 /// What is to be said of one event of the ledger.
@@ -140,22 +157,13 @@ struct Outcome {
     absent: u64,
     beyond: u64,
     unknown_found: u64,
+    /// What is absent is on its way.
+    waits: bool,
 }
 
-impl Counts {
-    /// `may_repeat`: of an event that was acknowledged several times one copy is enough.
-    fn outcome(self, may_repeat: bool) -> Outcome {
-        let (acknowledged, unknown) = (u64::from(self.acknowledged), u64::from(self.unknown));
-        let found = u64::from(self.found);
-        let absent = acknowledged.saturating_sub(found);
-        let repeated = if may_repeat && found > 0 { absent } else { 0 };
-        Outcome {
-            found: found.min(acknowledged),
-            repeated,
-            absent: absent - repeated,
-            beyond: found.saturating_sub(acknowledged + unknown),
-            unknown_found: found.saturating_sub(acknowledged).min(unknown),
-        }
+impl Outcome {
+    fn is_wrong(&self) -> bool {
+        self.beyond > 0 || (self.absent > 0 && !self.waits)
     }
 }
 
@@ -184,43 +192,44 @@ impl Tally {
         Ok(tally)
     }
 
-    /// A row of the lake.
-    pub(crate) fn row(&mut self, fact: &LedgerFact) {
-        match self.events.entry(truncated(&fact.hash)) {
-            Slot::Occupied(mut entry) => entry.get_mut().found += 1,
-            Slot::Vacant(_) => {
-                self.strangers.insert(fact.package_id);
+    /// A row of the lake, or an enriched record.
+    pub(crate) fn found(&mut self, sink: Sink, fact: &LedgerFact) {
+        let sink = number(sink);
+        match self.events.get_mut(&truncated(&fact.hash)) {
+            Some(counts) => counts.found[sink] = counts.found[sink].saturating_add(1),
+            None => {
+                self.told[sink].strangers.insert(fact.package_id);
             }
         }
     }
 
-    /// A record of the invalid topic.
+    /// A record of the invalid topic: it stands for both sinks.
     pub(crate) fn invalid(&mut self, fact: &InvalidFact) {
         if let Some(counts) = self.invalid.get_mut(&truncated(&fact.raw)) {
-            counts.found += 1;
+            counts.found = counts.found.map(|found| found.saturating_add(1));
         }
         if let Some(event) = &fact.event {
-            self.row(event);
+            self.found(Sink::Lake, event);
+            self.found(Sink::Topic, event);
         }
     }
 
-    /// A raw record at or beyond the lake cursor.
-    pub(crate) fn in_flight(&mut self, fact: &LedgerFact) {
+    /// A raw record at or beyond the sink's cursor.
+    pub(crate) fn in_flight(&mut self, sink: Sink, fact: &LedgerFact) {
         let key = truncated(&fact.hash);
         if self.events.contains_key(&key) {
-            self.in_flight.insert(key);
+            self.told[number(sink)].in_flight.insert(key);
         }
     }
 
-    /// Reads the ledger at `path` again only if something is wrong.
-    pub(crate) fn report(mut self, path: &Path) -> Result<LedgerReport, Error> {
+    /// What became of the events in a sink. Reads the ledger at `path` again only if something is wrong.
+    pub(crate) fn report(&self, path: &Path, sink: Sink) -> Result<LedgerReport, Error> {
         let mut report = LedgerReport::default();
-        let mut wrong = false;
-        let tables = [(&self.events, true), (&self.invalid, false)];
-        for (table, events) in tables {
+        let mut wrong = HashSet::default();
+        for (table, is_event) in [(&self.events, true), (&self.invalid, false)] {
             for (key, counts) in table {
-                let outcome = counts.outcome(events && self.drops_repeats);
-                if events {
+                let outcome = self.outcome(key, *counts, is_event, sink);
+                if is_event {
                     report.acknowledged_ok += u64::from(counts.acknowledged);
                     report.unknown += u64::from(counts.unknown);
                 } else {
@@ -229,36 +238,65 @@ impl Tally {
                 report.unknown_found += outcome.unknown_found;
                 report.found += outcome.found;
                 report.repeated += outcome.repeated;
-                let waits = events && self.in_flight.contains(key);
-                if waits {
+                if outcome.is_wrong() {
+                    wrong.insert((*key, is_event));
+                } else {
                     report.in_flight += outcome.absent;
                 }
-                wrong |= outcome.beyond > 0 || (outcome.absent > 0 && !waits);
             }
         }
-        if !wrong {
+        if wrong.is_empty() {
             return Ok(report);
         }
-        let judge = |entry: &Entry| {
+        let name_it = |entry: &Entry| {
             let key = truncated(&entry.sha256);
-            let is_event = entry.answer != Answer::Invalid;
-            let waits = is_event && self.in_flight.contains(&key);
-            let table = if is_event { &mut self.events } else { &mut self.invalid };
-            // Each key is judged at its first entry.
-            let Some(counts) = table.remove(&key) else { return };
-            let name = || entry.package_id.clone().unwrap_or_else(|| hex::encode(entry.sha256));
-            let Outcome { absent, beyond, .. } = counts.outcome(is_event && self.drops_repeats);
-            if absent > 0 && !waits {
-                let changed = is_event
-                    && entry.package_id.as_deref().is_some_and(|id| self.strangers.contains(&id_key(id)));
-                note(if changed { &mut report.altered } else { &mut report.missing }, absent, name);
-            }
-            if beyond > 0 {
-                note(&mut report.doubled, beyond, name);
+            let tables: &[bool] = match entry.answer {
+                Answer::Ok => &[true],
+                Answer::Invalid => &[false],
+                Answer::Unknown => &[true, false],
+            };
+            for is_event in tables {
+                // Each is named at its first entry.
+                if wrong.remove(&(key, *is_event)) {
+                    self.name(&mut report, entry, key, *is_event, sink);
+                }
             }
         };
-        each_entry(path, judge).map_err(unreadable(path))?;
+        each_entry(path, name_it).map_err(unreadable(path))?;
         Ok(report)
+    }
+
+    fn name(&self, report: &mut LedgerReport, entry: &Entry, key: [u8; 16], is_event: bool, sink: Sink) {
+        let table = if is_event { &self.events } else { &self.invalid };
+        let Some(counts) = table.get(&key) else { return };
+        let outcome = self.outcome(&key, *counts, is_event, sink);
+        let name = || entry.package_id.clone().unwrap_or_else(|| hex::encode(entry.sha256));
+        if outcome.absent > 0 && !outcome.waits {
+            let strangers = &self.told[number(sink)].strangers;
+            let is_changed =
+                is_event && entry.package_id.as_deref().is_some_and(|id| strangers.contains(&id_key(id)));
+            let fault = if is_changed { &mut report.altered } else { &mut report.missing };
+            note(fault, outcome.absent, name);
+        }
+        if outcome.beyond > 0 {
+            note(&mut report.doubled, outcome.beyond, name);
+        }
+    }
+
+    fn outcome(&self, key: &[u8; 16], counts: Counts, is_event: bool, sink: Sink) -> Outcome {
+        let (acknowledged, unknown) = (u64::from(counts.acknowledged), u64::from(counts.unknown));
+        let found = u64::from(counts.found[number(sink)]);
+        let absent = acknowledged.saturating_sub(found);
+        // Of what was acknowledged several times one copy is enough.
+        let repeated = if is_event && self.drops_repeats && found > 0 { absent } else { 0 };
+        Outcome {
+            found: found.min(acknowledged),
+            repeated,
+            absent: absent - repeated,
+            beyond: found.saturating_sub(acknowledged + unknown),
+            unknown_found: found.saturating_sub(acknowledged).min(unknown),
+            waits: is_event && self.told[number(sink)].in_flight.contains(key),
+        }
     }
 }
 

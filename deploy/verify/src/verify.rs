@@ -17,7 +17,7 @@ use millrace_common::types::PipelineDefinition;
 use millrace_transform::Registry;
 use tokio::sync::mpsc;
 
-use crate::account::Account;
+use crate::account::{Account, Sink};
 use crate::chain::Key;
 use crate::finding::{FindingKind, Findings};
 use crate::judge::Judges;
@@ -28,7 +28,7 @@ use crate::pipeline;
 use crate::pool::{BATCHES_AHEAD, batches, blocking, compute, compute_or_panicked, cores, read_budget};
 use crate::quarantine::{self, Quarantine};
 use crate::report::{PartitionAccount, Report};
-use crate::slot::{self, Scope, SlotTask, Tallies};
+use crate::slot::{self, Scope, SlotTask};
 use crate::{Config, Error, Progress};
 
 /// Checks, and prints the report on stdout: JSON or a table.
@@ -72,16 +72,14 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
     let judges = Judges::new(&definition, transforms, config.derived)
         .map_err(|error| Error::Transform { reason: error.to_string() })?;
     let servers = config.kafka.clone().unwrap_or_else(|| definition.bootstrap_servers.clone());
-    let mut tallies = Tallies::default();
+    let mut tally = None;
     if let Some(path) = config.ledger.clone() {
         if !judges.keeps_all() {
             return Err(Error::LedgerUnfit { pipeline: definition.id.to_string() });
         }
         progress.stage("reading the ledger");
         let drops_repeats = definition.duplicate_window > 0;
-        let tally = blocking(move || Tally::read(&path, drops_repeats)).await?;
-        tallies.topic = definition.enriched_topic.is_some().then(|| tally.clone());
-        tallies.lake = lake.is_some().then_some(tally);
+        tally = Some(blocking(move || Tally::read(&path, drops_repeats)).await?);
     }
 
     progress.stage("asking Kafka for cursors and ends");
@@ -137,7 +135,9 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
         read_quarantine(&scope, &wanted, part, &mut quarantine).await?;
     }
     for fact in quarantine.for_ledger.drain(..) {
-        tallies.each().for_each(|tally| tally.invalid(&fact));
+        if let Some(tally) = &mut tally {
+            tally.invalid(&fact);
+        }
     }
 
     let mut findings = std::mem::take(&mut quarantine.findings);
@@ -164,7 +164,7 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
             low,
             end,
         };
-        let (account, found) = slot::account(&scope, task, &mut tallies, &mut notes).await?;
+        let (account, found) = slot::account(&scope, task, &mut tally, &mut notes).await?;
         findings.merge(found);
         partitions.push(account);
     }
@@ -186,19 +186,15 @@ async fn check_all(config: &Config, transforms: &Registry, progress: &Progress) 
     }
 
     let (mut ledger, mut topic_ledger) = (None, None);
-    if let Some(path) = config.ledger.clone() {
+    if let (Some(path), Some(tally)) = (config.ledger.clone(), tally) {
         progress.stage("comparing with the ledger");
-        let Tallies { lake, topic } = tallies;
-        let compare = |tally: Option<Tally>| {
-            let path = path.clone();
-            async move {
-                match tally {
-                    Some(tally) => blocking(move || tally.report(&path)).await.map(Some),
-                    None => Ok(None),
-                }
-            }
-        };
-        (ledger, topic_ledger) = (compare(lake).await?, compare(topic).await?);
+        let (of_lake, of_topic) = (lake.is_some(), definition.enriched_topic.is_some());
+        (ledger, topic_ledger) = blocking(move || {
+            let report = |sink| tally.report(&path, sink);
+            let lake = of_lake.then(|| report(Sink::Lake)).transpose()?;
+            Ok((lake, of_topic.then(|| report(Sink::Topic)).transpose()?))
+        })
+        .await?;
     }
     let mut total = Account::default();
     partitions.iter().for_each(|part: &PartitionAccount| total.add(&part.account));

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::{Scope, SlotTask};
 use crate::Error;
-use crate::account::RowFact;
+use crate::account::{RowFact, Sink};
 use crate::enriched::{self, Enriched, Wanted};
 use crate::finding::{FindingKind, Findings};
 use crate::kafka::{self, End, Part, Read};
@@ -43,7 +43,7 @@ impl Contents {
             self.keys.extend(found.keys);
             findings.merge(found.findings);
             if let Some(tally) = &mut tally {
-                found.ledger.iter().for_each(|fact| tally.row(fact));
+                found.ledger.iter().for_each(|fact| tally.found(Sink::Topic, fact));
             }
         })
         .await?;

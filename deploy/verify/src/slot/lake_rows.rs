@@ -9,7 +9,7 @@ use millrace_common::event::day::Day;
 use millrace_common::lake::Lake;
 use millrace_common::types::NextOffset;
 
-use super::{Scope, SlotTask, Tallies};
+use super::{Scope, SlotTask};
 use crate::Error;
 use crate::account::{Accountant, RowFact, Sink};
 use crate::chain::{Key, SlotFile};
@@ -63,7 +63,7 @@ impl Contents {
                     self.files.push(file);
                     findings.merge(rows.findings);
                     if let Some(tally) = &mut tally {
-                        rows.ledger.iter().for_each(|fact| tally.row(fact));
+                        rows.ledger.iter().for_each(|fact| tally.found(Sink::Lake, fact));
                     }
                 }
                 Err((kind, detail)) => findings.add(kind, || format!("{key}: {detail}")),
@@ -82,7 +82,7 @@ impl Contents {
         store: &Lake,
         known: &mut BTreeSet<String>,
         accountant: &mut Accountant,
-        tallies: &mut Tallies,
+        tally: &mut Option<Tally>,
         findings: &mut Findings,
     ) -> Result<(), Error> {
         let deadline = tokio::time::Instant::now() + scope.settle;
@@ -98,7 +98,7 @@ impl Contents {
             };
             let new: Vec<LakeObject> = objects.into_values().filter(is_new).collect();
             known.extend(new.iter().map(|object| object.key.clone()));
-            self.read(scope, task, new, tallies.lake.as_mut(), findings).await?;
+            self.read(scope, task, new, tally.as_mut(), findings).await?;
             accountant.late_rows(std::mem::take(&mut self.names), std::mem::take(&mut self.rows));
             let newest = self.files.iter().map(|file| file.footer.range.start).max();
             let published_soon = accountant

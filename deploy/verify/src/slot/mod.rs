@@ -48,6 +48,14 @@ pub(crate) struct Scope<'a> {
     pub(crate) budget: Arc<Semaphore>,
 }
 
+impl Scope<'_> {
+    /// The sinks that the pipeline has.
+    pub(crate) fn sinks(&self) -> impl Iterator<Item = Sink> + use<> {
+        let lake = self.lake.map(|_| Sink::Lake);
+        lake.into_iter().chain(self.enriched_topic.map(|_| Sink::Topic))
+    }
+}
+
 /// A slot to account.
 #[derive(Debug)]
 pub(crate) struct SlotTask {
@@ -74,24 +82,11 @@ pub(crate) fn keys_of(committed: Option<&Committed>, low: i64) -> Range<i64> {
     low.saturating_sub(i64::try_from(size).unwrap_or(i64::MAX)).max(0)..low
 }
 
-/// The ledger's events, as each sink has them.
-#[derive(Debug, Default)]
-pub(crate) struct Tallies {
-    pub(crate) lake: Option<Tally>,
-    pub(crate) topic: Option<Tally>,
-}
-
-impl Tallies {
-    pub(crate) fn each(&mut self) -> impl Iterator<Item = &mut Tally> {
-        self.lake.iter_mut().chain(&mut self.topic)
-    }
-}
-
 /// Accounts for every offset of the slot.
 pub(crate) async fn account(
     scope: &Scope<'_>,
     mut task: SlotTask,
-    tallies: &mut Tallies,
+    tally: &mut Option<Tally>,
     notes: &mut Vec<String>,
 ) -> Result<(PartitionAccount, Findings), Error> {
     let place = format!("{}/{}", task.topic, task.partition);
@@ -104,12 +99,12 @@ pub(crate) async fn account(
     if scope.lake.is_some() {
         scope.progress.stage(&format!("{place}: rows"));
         let objects = std::mem::take(&mut task.objects);
-        lake.read(scope, &task, objects, tallies.lake.as_mut(), &mut findings).await?;
+        lake.read(scope, &task, objects, tally.as_mut(), &mut findings).await?;
     }
     let mut topic = enriched_records::Contents::default();
     if let Some(name) = scope.enriched_topic {
         scope.progress.stage(&format!("{place}: enriched records"));
-        topic.read(scope, &task, name, tallies.topic.as_mut(), &mut findings, notes).await?;
+        topic.read(scope, &task, name, tally.as_mut(), &mut findings, notes).await?;
     }
     let (quarantine, failing) = task.take_quarantined(&place);
     let quarantined: Arc<[i64]> = quarantine.offsets().into();
@@ -140,9 +135,9 @@ pub(crate) async fn account(
 
     scope.progress.stage(&format!("{place}: raw records"));
     accountants.gone_until(task.low);
-    raw_records::read(scope, &task, failing, gone_keys, &mut accountants, tallies).await?;
+    raw_records::read(scope, &task, failing, gone_keys, &mut accountants, tally).await?;
     if let (Some(store), Some(accountant)) = (scope.lake, &mut accountants.lake) {
-        lake.await_publication(scope, &task, store, &mut known, accountant, tallies, &mut findings).await?;
+        lake.await_publication(scope, &task, store, &mut known, accountant, tally, &mut findings).await?;
     }
 
     let committed_now = {

@@ -12,11 +12,11 @@ use millrace_common::window;
 use tokio::sync::mpsc;
 
 use super::duplicates::Duplicates;
-use super::{Scope, SlotTask, Tallies};
-use crate::account::{Accountants, Duplicate, RawFact, Sink};
+use super::{Scope, SlotTask};
+use crate::account::{Accountants, Duplicate, RawFact};
 use crate::judge::Judges;
 use crate::kafka::{self, Part, Read, Record};
-use crate::ledger::LedgerFact;
+use crate::ledger::{LedgerFact, Tally};
 use crate::pool::{BATCHES_AHEAD, batches, blocking, compute, cores};
 use crate::{Error, quarantine};
 
@@ -34,7 +34,7 @@ pub(super) async fn read(
     failing: BTreeSet<i64>,
     gone_keys: Vec<(i64, u128)>,
     accountants: &mut Accountants,
-    tallies: &mut Tallies,
+    tally: &mut Option<Tally>,
 ) -> Result<(), Error> {
     let (out, records) = mpsc::channel(BATCHES_AHEAD);
     let part = Part {
@@ -76,7 +76,9 @@ pub(super) async fn read(
                         fact.duplicate = duplicates.judge(fact.offset, key);
                         accountants.raw(fact);
                     }
-                    note_in_flight(task, &undecided, tallies);
+                    if let Some(tally) = tally {
+                        note_in_flight(scope, task, &undecided, tally);
+                    }
                 }
             }
         }
@@ -87,12 +89,11 @@ pub(super) async fn read(
     Ok(())
 }
 
-fn note_in_flight(task: &SlotTask, undecided: &[(i64, LedgerFact)], tallies: &mut Tallies) {
-    for (sink, tally) in [(Sink::Lake, &mut tallies.lake), (Sink::Topic, &mut tallies.topic)] {
+fn note_in_flight(scope: &Scope<'_>, task: &SlotTask, undecided: &[(i64, LedgerFact)], tally: &mut Tally) {
+    for sink in scope.sinks() {
         let cursor = task.cursor_of(sink).unwrap_or_default().0;
-        let Some(tally) = tally else { continue };
         let beyond = undecided.iter().filter(|(offset, _)| *offset >= cursor);
-        beyond.for_each(|(_, fact)| tally.in_flight(fact));
+        beyond.for_each(|(_, fact)| tally.in_flight(sink, fact));
     }
 }
 
