@@ -135,7 +135,9 @@ fn by_pipeline(encoder: &mut DescriptorEncoder<'_>, cluster: &Cluster) -> Result
         ("pipeline_records_enriched", "Records on the enriched topic, of the present owners", |slot| {
             slot.records_enriched
         }),
-        ("pipeline_records_quarantined", "Records set aside, of the present owners", |slot| slot.records_quarantined),
+        ("pipeline_records_quarantined", "Records set aside, of the present owners", |slot| {
+            slot.records_quarantined
+        }),
         ("pipeline_client_duplicates", "Records that clients sent twice, of the present owners", |slot| {
             slot.client_duplicates
         }),

@@ -97,7 +97,7 @@ impl Judges {
     /// CPU bound.
     ///
     /// # Errors
-    /// When a transform can't be built any more, panics, or its rows can't be read.
+    /// When a transform can't be built any more, gives verdicts on other records, or its rows can't be read.
     pub(crate) fn judge(
         &self,
         records: &[Record],
@@ -108,14 +108,7 @@ impl Judges {
         let sources: Vec<SourceRecord<'_>> = sound.iter().map(|index| source_of(&records[*index])).collect();
         let mut judgements = vec![Vec::new(); records.len()];
         for number in 0..self.definitions.len() {
-            let waiting = self.idle(number).pop();
-            let mut transform = match waiting {
-                Some(transform) => transform,
-                None => self.registry.build(&self.definitions[number]).map_err(|error| error.to_string())?,
-            };
-            // A transform that panics is not used again.
-            let judged = catch_unwind(AssertUnwindSafe(|| self.judge_by(&mut *transform, &sources)));
-            let judged = judged.map_err(|_| panicked(&sources))?.map_err(|error| error.to_string())?;
+            let judged = self.judge_by_number(number, &sources)?;
             if judged.len() != sources.len() {
                 return Err(format!(
                     "{} gives {} verdicts on {} records, expected one for each",
@@ -125,11 +118,37 @@ impl Judges {
                 ));
             }
             for (index, judgement) in sound.iter().zip(judged) {
-                judgements[*index].push(judgement);
+                judgements[*index].extend(judgement);
             }
-            self.idle(number).push(transform);
         }
         Ok(judgements)
+    }
+
+    /// By one of the definitions. A record that its transform panics on has no verdict.
+    fn judge_by_number(
+        &self,
+        number: usize,
+        sources: &[SourceRecord<'_>],
+    ) -> Result<Vec<Option<Judgement>>, String> {
+        let waiting = self.idle(number).pop();
+        let mut transform = match waiting {
+            Some(transform) => transform,
+            None => self.registry.build(&self.definitions[number]).map_err(|error| error.to_string())?,
+        };
+        match catch_unwind(AssertUnwindSafe(|| self.judge_by(&mut *transform, sources))) {
+            Ok(judged) => {
+                self.idle(number).push(transform);
+                Ok(judged.map_err(|error| error.to_string())?.into_iter().map(Some).collect())
+            }
+            Err(_) if sources.len() <= 1 => Ok(vec![None; sources.len()]),
+            // The transform that panicked is not used again.
+            Err(_) => {
+                let (first, second) = sources.split_at(sources.len() / 2);
+                let mut judged = self.judge_by_number(number, first)?;
+                judged.append(&mut self.judge_by_number(number, second)?);
+                Ok(judged)
+            }
+        }
     }
 
     fn judge_by(
@@ -214,16 +233,93 @@ fn source_of(record: &Record) -> SourceRecord<'_> {
     }
 }
 
-fn panicked(records: &[SourceRecord<'_>]) -> String {
-    let offset = |record: Option<&SourceRecord<'_>>| record.map_or(-1, |record| record.offset);
-    format!(
-        "it panics on a record that is not quarantined for it, at one of the offsets {} to {}",
-        offset(records.first()),
-        offset(records.last())
-    )
-}
-
 fn event_fingerprint(record: &SourceRecord<'_>) -> Fingerprint {
     let hash = record.value.and_then(|json| canonical_hash(json).ok());
     hash.map_or(Fingerprint::NO_EVENT, |hash| Fingerprint::of_event(&hash, record.timestamp_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::ArrayRef;
+    use bytes::Bytes;
+    use millrace_common::event::{Rejection, RejectionCode};
+    use millrace_common::types::Problem;
+    use millrace_transform::{Column, Kind};
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    /// Keeps what it can stand, and rejects what is empty.
+    struct Fragile;
+
+    impl Transform for Fragile {
+        fn columns(&self) -> &[Column] {
+            &[]
+        }
+
+        fn apply(&mut self, records: &[SourceRecord<'_>], _: Wants, output: &mut Output) {
+            for record in records {
+                assert_ne!(record.value, Some(&b"bomb"[..]));
+                match record.value {
+                    Some(value) => drop(output.keep_with(|bytes| bytes.extend_from_slice(value))),
+                    None => output.reject(Rejection::new(RejectionCode::NoValue, "", "")),
+                }
+            }
+        }
+
+        fn take_rows(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+            Ok(Vec::new())
+        }
+
+        fn memory(&self) -> usize {
+            0
+        }
+    }
+
+    impl Kind for Fragile {
+        fn name(&self) -> &'static str {
+            "fragile"
+        }
+
+        fn check(&self, _: &Map<String, Value>) -> Vec<Problem> {
+            Vec::new()
+        }
+
+        fn build(&self, _: &Map<String, Value>) -> Result<Box<dyn Transform>, BuildError> {
+            Ok(Box::new(Self))
+        }
+    }
+
+    #[test]
+    fn what_the_transform_fails_on_has_no_verdict_and_its_neighbours_have_theirs() {
+        let id = "p-1".parse().expect("id");
+        let mut definition = PipelineDefinition::new(id, "p", "k:1", vec!["raw".into()], "invalid");
+        definition.transform.kind = "fragile".into();
+        definition.enriched_topic = Some("enriched".into());
+        let registry = Registry::with(vec![Box::new(Fragile)]);
+        let judges = Judges::new(&definition, &registry, false).expect("judges");
+        let values = [Some("a"), Some("bomb"), None, Some("bomb"), Some("b")];
+        let records: Vec<Record> = (0..)
+            .zip(values)
+            .map(|(offset, value)| Record {
+                offset,
+                timestamp_ms: 0,
+                key: None,
+                value: value.map(|value| Bytes::from_static(value.as_bytes())),
+                headers: Vec::new(),
+            })
+            .collect();
+        let verdicts = |failing: &[i64]| {
+            let judged = judges.judge(&records, &failing.iter().copied().collect()).expect("verdicts");
+            judged.into_iter().map(|judgements| judgements.first().copied()).collect::<Vec<_>>()
+        };
+        let found = verdicts(&[]);
+        let kept = |value: &str| {
+            let row = Made::of(Fingerprint::NO_EVENT);
+            Some(Judgement::Kept { row, enriched: judges.values.of(None, Some(value.as_bytes())) })
+        };
+        assert_eq!(found, [kept("a"), None, Some(Judgement::Rejected), None, kept("b")]);
+        assert_eq!(verdicts(&[1, 3]), found);
+        assert_eq!(verdicts(&[0])[0], None, "what is known to fail is not tried");
+    }
 }

@@ -100,6 +100,8 @@ fn consumer(servers: &str, group: &str, end: End) -> Result<Reader, Error> {
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.queue.backoff.ms", "20")
+        // The end of a partition is told by a fetch that found nothing.
+        .set("fetch.wait.max.ms", "20")
         .create_with_context(EndIsNoError)
         .map_err(failed("making a consumer"))
 }
