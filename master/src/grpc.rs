@@ -212,7 +212,7 @@ async fn read(
     while let Some(WorkerMessage { message }) = inbound.message().await? {
         let event = match message {
             Some(worker_message::Message::Heartbeat(heartbeat)) => {
-                let Heartbeat { memory_used_bytes, slots } = heartbeat.try_into().map_err(unreadable)?;
+                let Heartbeat { memory_used_bytes, slots, .. } = heartbeat.try_into().map_err(unreadable)?;
                 Event::Heartbeat { session, worker: worker.clone(), memory_used_bytes, reports: slots }
             }
             Some(worker_message::Message::SlotStopped(stopped)) => {

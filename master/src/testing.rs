@@ -58,6 +58,7 @@ pub(crate) fn worker(name: &str, port: u16) -> WorkerSpec {
         http_port: port,
         cores: 2,
         memory_mib: 1024,
+        zone: None,
         max_slots: 32,
         version: VERSION.into(),
     }

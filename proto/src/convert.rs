@@ -1,8 +1,8 @@
 //! Wire to domain and back.
 
 use millrace_types::{
-    Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, PipelineId, SlotId, SlotMetrics, SlotPhase,
-    SlotReport, StopReason, WorkerId, WorkerSpec,
+    Digest, Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, PipelineId, SlotId, SlotMetrics,
+    SlotPhase, SlotReport, StopReason, WorkerId, WorkerSpec,
 };
 
 use crate::v1;
@@ -39,7 +39,12 @@ pub struct Register {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heartbeat {
     pub memory_used_bytes: u64,
+    /// Those that changed since the last heartbeat, or all.
     pub slots: Vec<SlotReport>,
+    /// Of all pairs that the worker runs.
+    pub digest: Digest,
+    /// The process wants to leave.
+    pub draining: bool,
 }
 
 /// A slot stopped on its worker.
@@ -79,11 +84,14 @@ impl v1::WorkerMessage {
         }
     }
 
-    pub fn heartbeat(memory_used_bytes: u64, slots: &[SlotReport]) -> Self {
+    pub fn heartbeat(heartbeat: &Heartbeat) -> Self {
+        let Heartbeat { memory_used_bytes, slots, digest, draining } = heartbeat;
         Self {
             message: Some(worker_message::Message::Heartbeat(v1::Heartbeat {
-                memory_used_bytes,
+                memory_used_bytes: *memory_used_bytes,
                 slots: slots.iter().map(Into::into).collect(),
+                digest: digest.0,
+                draining: *draining,
             })),
         }
     }
@@ -127,6 +135,10 @@ impl v1::MasterMessage {
         }
     }
 
+    pub fn report_all() -> Self {
+        Self { message: Some(master_message::Message::ReportAll(v1::ReportAll {})) }
+    }
+
     pub fn revoke(slot: &SlotId, epoch: Epoch) -> Self {
         Self {
             message: Some(master_message::Message::Revoke(v1::Revoke {
@@ -150,7 +162,12 @@ impl TryFrom<v1::Register> for Register {
 impl TryFrom<v1::Heartbeat> for Heartbeat {
     type Error = ConversionError;
     fn try_from(message: v1::Heartbeat) -> Result<Self, ConversionError> {
-        Ok(Self { memory_used_bytes: message.memory_used_bytes, slots: reports(message.slots)? })
+        Ok(Self {
+            memory_used_bytes: message.memory_used_bytes,
+            slots: reports(message.slots)?,
+            digest: Digest(message.digest),
+            draining: message.draining,
+        })
     }
 }
 
@@ -207,6 +224,7 @@ impl From<&WorkerSpec> for v1::WorkerSpec {
             cores: worker.cores,
             memory_mib: worker.memory_mib,
             max_slots: worker.max_slots,
+            zone: worker.zone.clone().unwrap_or_default(),
             version: worker.version.clone(),
         }
     }
@@ -228,6 +246,7 @@ impl TryFrom<v1::WorkerSpec> for WorkerSpec {
             cores: worker.cores,
             memory_mib: worker.memory_mib,
             max_slots: worker.max_slots,
+            zone: Some(worker.zone).filter(|zone| !zone.is_empty()),
             version: worker.version,
         })
     }
@@ -302,6 +321,8 @@ impl From<&SlotMetrics> for v1::SlotMetrics {
             end: metrics.end.map(|next| next.0),
             lag: metrics.lag,
             records_per_second: metrics.records_per_second,
+            bytes_per_second: metrics.bytes_per_second,
+            cpu: metrics.cpu,
             buffered_rows: metrics.buffered_rows,
             buffered_bytes: metrics.buffered_bytes,
             rows_committed: metrics.rows_committed,
@@ -326,6 +347,8 @@ impl From<v1::SlotMetrics> for SlotMetrics {
             end: metrics.end.map(NextOffset),
             lag: metrics.lag,
             records_per_second: metrics.records_per_second,
+            bytes_per_second: metrics.bytes_per_second,
+            cpu: metrics.cpu,
             buffered_rows: metrics.buffered_rows,
             buffered_bytes: metrics.buffered_bytes,
             rows_committed: metrics.rows_committed,

@@ -66,6 +66,17 @@ pub struct Config {
     /// Host name or address under which the master reaches this worker; by default the one it listens on.
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
+    /// Rack or zone that this worker is in: a pipeline's partitions are spread over the zones.
+    #[arg(long, value_parser = parse_zone, value_name = "NAME")]
+    pub zone: Option<String>,
+}
+
+fn parse_zone(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(is_plain) {
+        return Err("expected 1 to 64 of a-z A-Z 0-9 . _ -".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_memory(text: &str) -> Result<u64, String> {
@@ -123,6 +134,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         cores,
         memory_mib: config.memory >> 20,
         max_slots: division.max_slots,
+        zone: config.zone,
         version: VERSION.to_owned(),
     };
     info!(

@@ -207,7 +207,7 @@ impl Manager {
             trial: self.parts.trial.clone(),
             rate: parts.rate.clone(),
             account: self.parts.budget.open_account(&id),
-            compute: self.parts.compute.clone(),
+            compute: self.parts.compute.metered(status.meter()),
             status: Arc::clone(&status),
             latest: Arc::clone(&latest),
             revoked: revoked.clone(),

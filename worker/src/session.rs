@@ -7,7 +7,8 @@ use std::time::Duration;
 use millrace_common::backoff::Backoff;
 use millrace_common::http::Readiness;
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::WorkerSpec;
+use millrace_common::types::{Digest, WorkerSpec};
+use millrace_proto::Heartbeat;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{MasterMessage, WorkerMessage, master_message};
 use tokio::sync::{Notify, mpsc};
@@ -138,7 +139,13 @@ impl Session {
     }
 
     fn heartbeat(&self) -> WorkerMessage {
-        WorkerMessage::heartbeat(self.budget.used(), &self.running.reports())
+        let slots = self.running.reports();
+        WorkerMessage::heartbeat(&Heartbeat {
+            memory_used_bytes: self.budget.used(),
+            digest: slots.iter().map(|report| (&report.slot, report.epoch)).collect::<Digest>(),
+            slots,
+            draining: false,
+        })
     }
 
     async fn carry_out(&self, message: MasterMessage) -> Result<(), Lost> {
@@ -151,7 +158,10 @@ impl Session {
                 let revoke = millrace_proto::Revoke::try_from(revoke).map_err(unreadable)?;
                 Order::Revoke { slot: revoke.slot, epoch: revoke.epoch }
             }
-            Some(master_message::Message::Registered(_)) | None => return Ok(()),
+            // Every heartbeat holds all reports.
+            Some(master_message::Message::Registered(_) | master_message::Message::ReportAll(_)) | None => {
+                return Ok(());
+            }
         };
         // The manager lives as long as the process.
         let _ = self.orders.send(order).await;

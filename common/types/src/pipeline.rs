@@ -155,6 +155,9 @@ pub struct PipelineDefinition {
     pub commit_interval_ms: u64,
     /// The most records a second that one worker reads for this pipeline.
     pub max_rate: Option<u64>,
+    /// Its share of the workers' places, when there are fewer of those than slots. At least 1.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
     /// When it was submitted, in milliseconds since 1970 UTC.
     pub submitted_at_ms: u64,
     pub user: String,
@@ -162,6 +165,8 @@ pub struct PipelineDefinition {
 
 /// Offsets that the duplicate rule looks back, unless a pipeline says otherwise.
 pub const DEFAULT_DUPLICATE_WINDOW: u64 = 100_000;
+/// A pipeline's share, unless it says otherwise.
+pub const DEFAULT_WEIGHT: u32 = 1;
 /// How often the topic sink commits, unless a pipeline says otherwise.
 pub const DEFAULT_COMMIT_INTERVAL_MS: u64 = 1000;
 
@@ -188,6 +193,7 @@ impl PipelineDefinition {
             roll: RollPolicy::default(),
             commit_interval_ms: DEFAULT_COMMIT_INTERVAL_MS,
             max_rate: None,
+            weight: DEFAULT_WEIGHT,
             submitted_at_ms: 0,
             user: String::new(),
         }
@@ -202,6 +208,10 @@ impl PipelineDefinition {
     pub fn lake_url(&self) -> &str {
         self.lake.as_ref().map_or("", |lake| &lake.url)
     }
+}
+
+fn default_weight() -> u32 {
+    DEFAULT_WEIGHT
 }
 
 /// One thing that is wrong with a definition.

@@ -18,6 +18,9 @@ pub struct WorkerSpec {
     pub memory_mib: u64,
     /// The most slots that the worker's memory budget carries.
     pub max_slots: u32,
+    /// Rack or zone: a pipeline's slots are spread over them.
+    #[serde(default)]
+    pub zone: Option<String>,
     pub version: String,
 }
 
@@ -47,6 +50,10 @@ pub struct SlotMetrics {
     /// Records of the partition that the slower sink does not hold yet.
     pub lag: Option<u64>,
     pub records_per_second: f64,
+    /// Keys and values of the records read.
+    pub bytes_per_second: f64,
+    /// Cores of the compute pool that the slot held, on average: at most the worker's cores.
+    pub cpu: f64,
     pub buffered_rows: u64,
     pub buffered_bytes: u64,
     /// What this owner committed since it opened the slot: rows in the lake, …

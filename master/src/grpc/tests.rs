@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use millrace_common::types::{Epoch, SlotId};
+use millrace_common::types::{Digest, Epoch, SlotId};
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::master_message;
 use millrace_transform::Registry;
@@ -43,6 +43,11 @@ impl RunningMaster {
     async fn client(&self) -> MasterClient<Channel> {
         MasterClient::connect(format!("http://{}", self.address)).await.expect("connection")
     }
+}
+
+fn heartbeat(memory_used_bytes: u64, slots: Vec<SlotReport>) -> WorkerMessage {
+    let digest = slots.iter().map(|report| (&report.slot, report.epoch)).collect::<Digest>();
+    WorkerMessage::heartbeat(&Heartbeat { memory_used_bytes, slots, digest, draining: false })
 }
 
 /// A worker of a few lines: runs whatever it is granted, at once.
@@ -105,7 +110,7 @@ impl Scripted {
 
     async fn heartbeat(&self) {
         let reports: Vec<SlotReport> = self.slots.iter().map(|(slot, epoch)| running(slot, *epoch)).collect();
-        self.outbound.send(WorkerMessage::heartbeat(1 << 20, &reports)).await.expect("sent");
+        self.outbound.send(heartbeat(1 << 20, reports)).await.expect("sent");
     }
 }
 
@@ -180,7 +185,7 @@ async fn a_session_that_begins_wrong_is_refused_in_words() {
     let folder = tempfile::tempdir().expect("folder");
     let master = RunningMaster::start(folder.path()).await;
     let (outbound, messages) = mpsc::channel(1);
-    outbound.send(WorkerMessage::heartbeat(0, &[])).await.expect("sent");
+    outbound.send(heartbeat(0, Vec::new())).await.expect("sent");
     let refused = master.client().await.session(ReceiverStream::new(messages)).await.expect_err("refused");
     assert_eq!(
         (refused.code(), refused.message()),

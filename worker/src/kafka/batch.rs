@@ -34,6 +34,16 @@ impl Batch {
         self.messages.len()
     }
 
+    /// Of all keys and values.
+    pub(crate) fn bytes(&self) -> u64 {
+        let lengths = self.messages.iter().map(|message| {
+            // SAFETY: the pointers are valid until our drop.
+            let message = unsafe { &**message };
+            message.key_len as u64 + message.len as u64
+        });
+        lengths.sum()
+    }
+
     /// The records from number `first` on; their headers only if `with_headers`.
     pub(crate) fn records(&self, first: usize, with_headers: bool) -> impl Iterator<Item = SourceRecord<'_>> {
         self.messages[first..].iter().map(move |message| {

@@ -1,11 +1,13 @@
 //! What a slot tells about itself: read by heartbeats, written by the slot's task.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millrace_common::record::CommittedRecord;
 use millrace_common::types::{Epoch, SlotId, SlotMetrics, SlotPhase, SlotReport};
 use tokio::sync::Notify;
+
+use crate::compute::Meter;
 
 /// Shared between a slot's task and the session.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub(crate) struct SlotStatus {
     slot: SlotId,
     epoch: Epoch,
     state: Mutex<State>,
+    /// Of the slot's work on the compute pool.
+    meter: Meter,
     /// Told at each change that the master should hear of at once.
     changed: Arc<Notify>,
 }
@@ -21,8 +25,16 @@ pub(crate) struct SlotStatus {
 struct State {
     phase: SlotPhase,
     metrics: SlotMetrics,
-    records_read: u64,
-    rate_from: (Instant, u64),
+    read: Read,
+    rates_from: (Instant, Read),
+}
+
+/// What the slot took in since it opened.
+#[derive(Debug, Clone, Copy, Default)]
+struct Read {
+    records: u64,
+    bytes: u64,
+    compute: Duration,
 }
 
 impl SlotStatus {
@@ -30,10 +42,14 @@ impl SlotStatus {
         let state = State {
             phase: SlotPhase::Opening,
             metrics: SlotMetrics::default(),
-            records_read: 0,
-            rate_from: (Instant::now(), 0),
+            read: Read::default(),
+            rates_from: (Instant::now(), Read::default()),
         };
-        Arc::new(Self { slot, epoch, state: Mutex::new(state), changed })
+        Arc::new(Self { slot, epoch, state: Mutex::new(state), meter: Meter::default(), changed })
+    }
+
+    pub(crate) fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     pub(crate) fn set_phase(&self, phase: SlotPhase) {
@@ -50,8 +66,10 @@ impl SlotStatus {
         change(&mut self.lock().metrics);
     }
 
-    pub(crate) fn add_records_read(&self, count: u64) {
-        self.lock().records_read += count;
+    pub(crate) fn add_read(&self, records: u64, bytes: u64) {
+        let read = &mut self.lock().read;
+        read.records += records;
+        read.bytes += bytes;
     }
 
     /// The slot is claimed, and its record is known.
@@ -82,16 +100,22 @@ impl SlotStatus {
         }
     }
 
-    /// The report of a heartbeat. The rate is over the time since the report at least a second before.
+    /// The report of a heartbeat. The rates are over the time since the report at least a second before.
     pub(crate) fn report(&self) -> SlotReport {
         let mut state = self.lock();
-        let (since, count) = state.rate_from;
+        let (since, before) = state.rates_from;
         let seconds = since.elapsed().as_secs_f64();
         if seconds >= 1.0 {
-            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-            let rate = (state.records_read - count) as f64 / seconds;
-            state.metrics.records_per_second = rate;
-            state.rate_from = (Instant::now(), state.records_read);
+            let read = Read { compute: self.meter.held(), ..state.read };
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a rate, for people and for the shares of workers"
+            )]
+            let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
+            state.metrics.records_per_second = rate(read.records, before.records);
+            state.metrics.bytes_per_second = rate(read.bytes, before.bytes);
+            state.metrics.cpu = read.compute.saturating_sub(before.compute).as_secs_f64() / seconds;
+            state.rates_from = (Instant::now(), read);
         }
         let metrics = &mut state.metrics;
         let slower = metrics.lake_cursor.into_iter().chain(metrics.topic_cursor).min();

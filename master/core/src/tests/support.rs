@@ -34,6 +34,7 @@ pub(super) fn spec(name: &str, cores: u32) -> WorkerSpec {
         http_port: 4_000,
         cores,
         memory_mib: 1_024,
+        zone: None,
         max_slots: 64,
         version: VERSION.to_owned(),
     }

@@ -50,7 +50,7 @@ impl Work<'_> {
             self.slot.status.set_waiting_for(Some(format!("fetching: {trouble}")));
         }
         self.may_have_more = batch.len() > 0 && end.is_none();
-        self.slot.status.add_records_read(batch.len() as u64);
+        self.slot.status.add_read(batch.len() as u64, batch.bytes());
         self.take_in(Leftover { batch, first: 0 }, end).await?;
         if out_of_range {
             return Err(offsets_lost(self.slot, self.position, &self.record).await);
