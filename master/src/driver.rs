@@ -185,6 +185,9 @@ impl Driver {
             info!(%worker, session, "session lost");
             self.sessions.remove(session);
         }
+        if matches!(event, Event::Heartbeat { .. }) {
+            self.parts.counters.heartbeats.inc();
+        }
         match self.apply(event).await {
             Ok(()) | Err(Refused::Unavailable(_)) => {}
             Err(Refused::Rejected(rejection)) => {

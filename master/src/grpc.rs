@@ -37,6 +37,9 @@ const CALL: Duration = Duration::from_secs(60);
 /// Calls under way on one connection: a worker needs one.
 const CALLS_PER_CONNECTION: usize = 16;
 
+/// Bytes that a connection may send ahead of what is read: thousands of workers have one each.
+const WINDOW: u32 = 64 << 10;
+
 /// Serves until the shutdown begins. `lease`: how long a silent connection is kept.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -48,6 +51,8 @@ pub(crate) async fn serve(
     let service = Service { sources, admission, shutdown: shutdown.clone() };
     let served = Server::builder()
         .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .timeout(CALL)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .load_shed(true)
