@@ -359,7 +359,8 @@ impl Worker {
                 let _ = outbound.send(stopped).await;
             }
             Some(master_message::Message::ReportAll(_)) => self.untold = self.slots.keys().cloned().collect(),
-            Some(master_message::Message::Registered(_)) | None => {}
+            // No worker here wants to leave.
+            Some(master_message::Message::Registered(_) | master_message::Message::Leave(_)) | None => {}
         }
     }
 }

@@ -74,11 +74,10 @@ impl Collector for ClusterCollector {
             "Records that a slot's slower sink does not hold yet, of all slots",
             lag,
         )?;
-        let workers = [WorkerState::Alive, WorkerState::Suspect, WorkerState::Unknown, WorkerState::Dead]
-            .map(|state| {
-                let count = cluster.workers.iter().filter(|worker| worker.state == state).count();
-                (state.word().to_lowercase(), count)
-            });
+        let workers = WorkerState::ALL.map(|state| {
+            let count = cluster.workers.iter().filter(|worker| worker.state == state).count();
+            (state.word().to_lowercase(), count)
+        });
         by_state(&mut encoder, "workers", "Workers by state", &workers)?;
         let slots = [
             SlotState::Free,

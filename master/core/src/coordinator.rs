@@ -89,8 +89,9 @@ impl Coordinator {
                 self.add_slots(&pipeline, topic, count, &MoveReason::PartitionsAdded);
             }
             Event::WorkerRegistered { session, spec, running } => self.register(session, spec, &running),
-            Event::Heartbeat { worker, memory_used_bytes, reports, .. } => {
+            Event::Heartbeat { worker, memory_used_bytes, draining, reports, .. } => {
                 self.hear(&worker, memory_used_bytes);
+                self.set_leaving(&worker, draining);
                 self.compare(&worker, &reports, false);
             }
             Event::SessionLost { session, worker } => self.lose_session(session, &worker),
@@ -99,6 +100,8 @@ impl Coordinator {
                 self.slot_stopped(&worker, &slot, epoch, reason);
             }
             Event::SlotResumed { slot } => self.resume(&slot),
+            Event::WorkerDrained { worker } => self.set_drained(&worker, true),
+            Event::WorkerRecommissioned { worker } => self.set_drained(&worker, false),
             Event::DeadlineReached => {}
         }
         self.reach_deadlines();
@@ -163,6 +166,8 @@ impl Coordinator {
                 Some(known) if known.halt.is_none() => Err(Rejection::NotHalted { slot: slot.clone() }),
                 Some(_) => Ok(()),
             },
+            Event::WorkerDrained { worker } => self.check_drain(worker),
+            Event::WorkerRecommissioned { worker } => self.check_recommission(worker),
             Event::SessionLost { .. } | Event::ProcessGone { .. } | Event::DeadlineReached => Ok(()),
         }
     }
@@ -221,7 +226,11 @@ impl Coordinator {
             },
             Dirty::Worker(id) => {
                 let worker = self.workers.get(id)?;
-                RecordBody::Worker { spec: worker.spec.clone(), dead: worker.life == Life::Dead }
+                RecordBody::Worker {
+                    spec: worker.spec.clone(),
+                    dead: worker.life == Life::Dead,
+                    drained: worker.drained,
+                }
             }
             Dirty::Slots(group) => {
                 let (first, last) = group.partitions();

@@ -28,8 +28,14 @@ pub enum Event {
     PartitionsFound { pipeline: PipelineId, topic: u16, count: u32 },
     /// The first message of a session. `running`: slots that the process runs already.
     WorkerRegistered { session: u64, spec: WorkerSpec, running: Vec<SlotReport> },
-    /// All slots that a worker runs, and the bytes that its buffers hold.
-    Heartbeat { session: u64, worker: WorkerId, memory_used_bytes: u64, reports: Vec<SlotReport> },
+    /// All slots that a worker runs, and the bytes that its buffers hold. `draining`: its process wants to end.
+    Heartbeat {
+        session: u64,
+        worker: WorkerId,
+        memory_used_bytes: u64,
+        draining: bool,
+        reports: Vec<SlotReport>,
+    },
     /// The worker's stream ended.
     SessionLost { session: u64, worker: WorkerId },
     /// The worker's port refuses connections: its process is gone, no grace is needed.
@@ -38,6 +44,10 @@ pub enum Event {
     SlotStopped { session: u64, worker: WorkerId, slot: SlotId, epoch: Epoch, reason: StopReason },
     /// A person lets a halted slot go on.
     SlotResumed { slot: SlotId },
+    /// A person wants the worker's slots to go to others, and no new ones to it.
+    WorkerDrained { worker: WorkerId },
+    /// The worker takes slots again.
+    WorkerRecommissioned { worker: WorkerId },
     /// The time of [`next_deadline`](crate::Coordinator::next_deadline) has come.
     DeadlineReached,
 }
@@ -77,6 +87,8 @@ pub enum Directive {
     },
     /// Tell the worker to give the slot up.
     Revoke { worker: WorkerId, session: u64, slot: SlotId, epoch: Epoch },
+    /// Tell the worker, which wants to end, that no slot is moved from it any more: it may.
+    Leave { worker: WorkerId, session: u64 },
     /// Try a connection to the worker's port: when it is refused, tell [`Event::ProcessGone`]; else nothing.
     Probe { worker: WorkerId, host: String, port: u16 },
     /// Close this stream: another one of the same worker has taken its place.
@@ -127,6 +139,14 @@ pub enum Rejection {
     PartitionsGone { pipeline: PipelineId, topic: String, count: u32, known: u32 },
     #[error("pipeline {pipeline} would bring the slots to {records} records of {per_record}: at most {most}")]
     TooManySlots { pipeline: PipelineId, records: usize, per_record: u32, most: usize },
+    #[error("worker {worker} is not known")]
+    UnknownWorker { worker: WorkerId },
+    #[error("worker {worker} is dead: it has no slots")]
+    WorkerIsDead { worker: WorkerId },
+    #[error("worker {worker} is not being drained: there is nothing to take back")]
+    NotDrained { worker: WorkerId },
+    #[error("worker {worker} leaves because its process was told to stop: start another one")]
+    WorkerIsLeaving { worker: WorkerId },
     #[error("slot {slot} is not known")]
     UnknownSlot { slot: SlotId },
     #[error("slot {slot} is not halted: there is nothing to resume")]

@@ -1,14 +1,14 @@
 //! A slot's way: Free -> Granted(owner, epoch) -> Revoking -> Free. Who should own it is `rebalance`'s answer; what
 //! a worker's word about its end means is decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_types::{Epoch, Halt, HaltKind, Millis, SlotId, StopReason, WorkerId};
 
 use crate::coordinator::Coordinator;
 use crate::history::{Move, MoveReason};
 use crate::rebalance::{Assignment, Demand, Offer, rebalance};
-use crate::state::{Hold, LARGEST_EPOCH, Life, Resend, Slot};
+use crate::state::{Hold, LARGEST_EPOCH, Life, Resend, Slot, Worker};
 
 /// Stops in a row after which a slot looks for another worker.
 const FAILURES_TO_AVOID: u32 = 2;
@@ -77,15 +77,16 @@ impl Coordinator {
                     to_grant.push((id.clone(), wanted.clone()));
                 }
                 Hold::Granted { owner, .. } if settled && owner != wanted => {
-                    to_revoke.push((id.clone(), wanted.clone()));
+                    let is_draining = self.workers.get(owner).is_some_and(Worker::is_draining);
+                    to_revoke.push((!is_draining, id.clone(), wanted.clone()));
                 }
                 Hold::Revoking { to, .. } => *to = Some(wanted.clone()),
                 Hold::Free { .. } | Hold::Granted { .. } => {}
             }
         }
-        for (id, to) in to_revoke {
-            self.begin_move(&id, to);
-        }
+        // Whoever drains comes first: its process may be about to end.
+        to_revoke.sort();
+        let put_off = self.begin_moves(to_revoke);
         let mut held = self.held_slots();
         for (id, to) in to_grant {
             let Some(worker) = self.workers.get(&to) else { continue };
@@ -97,10 +98,38 @@ impl Coordinator {
             }
         }
         if settled {
-            for worker in self.workers.values_mut() {
-                worker.joined = false;
+            for (id, worker) in &mut self.workers {
+                worker.joined &= put_off.contains(id);
             }
         }
+        self.let_go(&target);
+    }
+
+    /// Begins as many moves as may be under way at a time; the end of each calls for the next. Returns the receivers
+    /// of those that are put off.
+    fn begin_moves(&mut self, moves: Vec<(bool, SlotId, WorkerId)>) -> BTreeSet<WorkerId> {
+        let mut under_way: BTreeMap<WorkerId, usize> = BTreeMap::new();
+        for slot in self.slots.values() {
+            if let Hold::Revoking { owner, to: Some(_), .. } = &slot.hold {
+                *under_way.entry(owner.clone()).or_default() += 1;
+            }
+        }
+        let mut all: usize = under_way.values().sum();
+        let mut put_off = BTreeSet::new();
+        for (_, id, to) in moves {
+            let Some(owner) = self.slots.get(&id).and_then(Slot::owner) else { continue };
+            let from_owner = under_way.entry(owner.clone()).or_default();
+            if all < self.settings.moves_at_a_time.max(1)
+                && *from_owner < self.settings.moves_of_a_worker.max(1)
+            {
+                all += 1;
+                *from_owner += 1;
+                self.begin_move(&id, to);
+            } else {
+                put_off.insert(to);
+            }
+        }
+        put_off
     }
 
     /// How many slots each worker holds in memory: granted ones and those that it is giving up.
@@ -115,8 +144,12 @@ impl Coordinator {
     pub(crate) fn demand(&self) -> Demand {
         let offers =
             self.workers.iter().filter(|(_, worker)| worker.life != Life::Dead).map(|(id, worker)| {
-                let unreachable = !self.takes_slots(worker);
-                let offer = Offer { cores: worker.spec.cores, max_slots: worker.spec.max_slots, unreachable };
+                let offer = Offer {
+                    cores: worker.spec.cores,
+                    max_slots: worker.spec.max_slots,
+                    unreachable: !self.is_within_reach(worker),
+                    draining: worker.is_draining(),
+                };
                 (id.clone(), offer)
             });
         let wanted =
@@ -153,7 +186,9 @@ impl Coordinator {
         let Hold::Granted { owner, .. } = &slot.hold else { return };
         let owner = owner.clone();
         let epoch = slot.epoch;
-        let reason = if self.workers.get(&to).is_some_and(|worker| worker.joined) {
+        let reason = if self.workers.get(&owner).is_some_and(Worker::is_draining) {
+            MoveReason::WorkerDrained { worker: owner.clone() }
+        } else if self.workers.get(&to).is_some_and(|worker| worker.joined) {
             MoveReason::WorkerJoined { worker: to.clone() }
         } else {
             MoveReason::Uneven

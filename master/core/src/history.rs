@@ -18,6 +18,9 @@ pub enum MoveReason {
     WorkerJoined {
         worker: WorkerId,
     },
+    WorkerDrained {
+        worker: WorkerId,
+    },
     /// Workers hold uneven shares, without one that just joined.
     Uneven,
     SlotStopped {
@@ -43,6 +46,8 @@ pub enum LossCause {
     Silent,
     /// Another process registered under its id.
     Replaced,
+    /// It was told to stop, gave up its slots, and ended.
+    Left,
 }
 
 /// A slot that was granted.

@@ -4,6 +4,7 @@
 //! happen comes back as a [`Step`] of store writes and directives for the shell to carry out.
 
 mod coordinator;
+mod drain;
 mod event;
 mod grants;
 mod history;

@@ -58,6 +58,8 @@ impl Coordinator {
             last_heard: Some(self.now),
             memory_used_bytes: 0,
             joined: true,
+            drained: before.as_ref().is_some_and(|known| known.drained),
+            leaving: false,
         };
         match before {
             Some(known) if known.life != Life::Dead => {
@@ -96,6 +98,9 @@ impl Coordinator {
         worker.session = None;
         if worker.life != Life::Alive {
             return;
+        }
+        if worker.leaving && !self.slots.values().any(|slot| slot.owner() == Some(id)) {
+            return self.bury(id, LossCause::Left);
         }
         worker.life = Life::Suspect { until: self.now.plus(self.settings.grace) };
         worker.since = self.now;
@@ -154,6 +159,7 @@ impl Coordinator {
     /// The worker is dead; its slots are free.
     fn bury(&mut self, id: &WorkerId, cause: LossCause) {
         let Some(worker) = self.workers.get_mut(id) else { return };
+        let left = worker.leaving;
         worker.life = Life::Dead;
         worker.since = self.now;
         let last_heard_at = worker.last_heard;
@@ -163,7 +169,8 @@ impl Coordinator {
             if slot.owner() != Some(id) {
                 continue;
             }
-            slot.deaths = slot.deaths.saturating_add(1);
+            // Who left was not killed by a record.
+            slot.deaths = slot.deaths.saturating_add(u32::from(!left));
             lost.push(LostSlot { slot: slot_id.clone(), epoch: slot.epoch, regrant: None });
             let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
             slot.hold =
@@ -189,9 +196,14 @@ impl Coordinator {
         self.settle_at.get_or_insert(at);
     }
 
-    /// Whether free slots may go to the worker: it is alive, and not about to be declared dead.
-    pub(crate) fn takes_slots(&self, worker: &Worker) -> bool {
+    /// Whether the worker can be told anything: it is alive, and not about to be declared dead.
+    pub(crate) fn is_within_reach(&self, worker: &Worker) -> bool {
         worker.reachable().is_some() && self.deadline_of(worker) > self.now
+    }
+
+    /// Whether free slots may go to the worker.
+    pub(crate) fn takes_slots(&self, worker: &Worker) -> bool {
+        self.is_within_reach(worker) && !worker.is_draining()
     }
 }
 

@@ -22,6 +22,15 @@ pub struct Offer {
     pub max_slots: u32,
     /// It can't be told anything now: it keeps what it has, and nothing comes or goes.
     pub unreachable: bool,
+    /// It keeps what nobody else has room for, and gets nothing.
+    pub draining: bool,
+}
+
+impl Offer {
+    /// Its slots are not evened out against others'.
+    fn is_apart(&self) -> bool {
+        self.unreachable || self.draining
+    }
 }
 
 /// Slots to be owned and workers to own them.
@@ -45,7 +54,7 @@ pub struct Assignment {
 pub fn rebalance(demand: &Demand, previous: &Assignment) -> Assignment {
     let mut plan = Plan::keeping(demand, previous);
     plan.place_the_rest();
-    while plan.leave_avoided() || plan.even_out() {}
+    while plan.leave_draining() || plan.leave_avoided() || plan.even_out() {}
     plan.into_assignment()
 }
 
@@ -84,7 +93,7 @@ impl<'a> Holder<'a> {
     }
 
     fn has_room(&self) -> bool {
-        !self.offer.unreachable && (self.count as u64) < u64::from(self.offer.max_slots)
+        !self.offer.is_apart() && (self.count as u64) < u64::from(self.offer.max_slots)
     }
 
     /// Compares `mine` slots per core of this worker with `other_slots` per core of another one.
@@ -149,7 +158,7 @@ impl<'a> Plan<'a> {
                 holders.get_mut(index)
             });
             match holder {
-                Some(holder) if holder.offer.unreachable || holder.has_room() => {
+                Some(holder) if holder.offer.is_apart() || holder.has_room() => {
                     holder.take(slot);
                 }
                 _ => free.push(slot),
@@ -181,12 +190,26 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Moves one slot away from a worker that drains, while another one has room. None ever comes back to it.
+    fn leave_draining(&mut self) -> bool {
+        let draining = |holder: &&Holder<'_>| holder.offer.draining && !holder.offer.unreachable;
+        let slots = |holder: &Holder<'a>| holder.slots.values().flatten().copied().collect::<Vec<_>>();
+        let leaving = self.holders.iter().enumerate().filter(|(_, holder)| draining(holder));
+        let found = leaving
+            .flat_map(|(donor, holder)| slots(holder).into_iter().map(move |slot| (donor, slot)))
+            .find_map(|(donor, slot)| {
+                let receiver = self.receiver(slot, false).or_else(|| self.receiver(slot, true))?;
+                Some((donor, slot, receiver))
+            });
+        self.carry_out(found)
+    }
+
     /// Moves one slot away from the worker that it avoids. Each such move makes one fewer, whatever follows.
     fn leave_avoided(&mut self) -> bool {
         let found = self.avoiding.iter().find_map(|&(slot, avoided)| {
             let donor = self.holders.binary_search_by(|holder| holder.id.cmp(avoided)).ok()?;
             let holder = self.holders.get(donor)?;
-            if holder.offer.unreachable || !holder.has(slot) {
+            if holder.offer.is_apart() || !holder.has(slot) {
                 return None;
             }
             Some((donor, slot, self.receiver(slot, false)?))
@@ -198,7 +221,7 @@ impl<'a> Plan<'a> {
     /// this comes to an end.
     fn even_out(&mut self) -> bool {
         let mut donors: Vec<usize> =
-            (0..self.holders.len()).filter(|index| !self.holders[*index].offer.unreachable).collect();
+            (0..self.holders.len()).filter(|index| !self.holders[*index].offer.is_apart()).collect();
         let mut receivers: Vec<usize> =
             donors.iter().copied().filter(|index| self.holders[*index].has_room()).collect();
         donors.sort_by(|a, b| self.holders[*a].compare_as_donor(&self.holders[*b]));

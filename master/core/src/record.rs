@@ -90,6 +90,9 @@ pub enum RecordBody {
         spec: WorkerSpec,
         /// It was declared dead and has not come back.
         dead: bool,
+        /// A person asked it to give up its slots.
+        #[serde(default)]
+        drained: bool,
     },
     Slots {
         group: SlotGroup,

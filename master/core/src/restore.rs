@@ -30,7 +30,7 @@ impl Coordinator {
             match body {
                 RecordBody::Pipeline(pipeline) => self.take_pipeline(*pipeline),
                 RecordBody::Completed(completed) => self.take_completed(*completed),
-                RecordBody::Worker { spec, dead } => self.take_worker(spec, dead),
+                RecordBody::Worker { spec, dead, drained } => self.take_worker(spec, dead, drained),
                 RecordBody::Slots { group, slots } => groups.push((key, group, slots)),
             }
         }
@@ -51,7 +51,7 @@ impl Coordinator {
         self.completed.insert(id, Completed { definition: Arc::new(definition), killed_at_ms, slots });
     }
 
-    fn take_worker(&mut self, spec: WorkerSpec, dead: bool) {
+    fn take_worker(&mut self, spec: WorkerSpec, dead: bool, drained: bool) {
         let life =
             if dead { Life::Dead } else { Life::Unknown { until: self.now.plus(self.settings.lease) } };
         let worker = Worker {
@@ -61,6 +61,8 @@ impl Coordinator {
             last_heard: None,
             memory_used_bytes: 0,
             joined: false,
+            drained,
+            leaving: false,
             spec,
         };
         self.workers.insert(worker.spec.id.clone(), worker);

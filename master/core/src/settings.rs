@@ -13,6 +13,11 @@ pub struct Settings {
     pub grace: Millis,
     /// Span after a join in which further joins are gathered, so that a cluster that starts is balanced once.
     pub settle: Millis,
+    /// Planned moves under way at the same time, in the whole cluster; 0 is taken as 1.
+    pub moves_at_a_time: usize,
+    /// Planned moves under way at the same time from one worker: each of their last commits takes its cores.
+    /// 0 is taken as 1.
+    pub moves_of_a_worker: usize,
     /// How long a dead worker stays on the page.
     pub dead_worker_retention: Millis,
     /// Wait before a slot that failed is granted anew; doubles with each failure that follows.
@@ -34,6 +39,8 @@ impl Default for Settings {
             lease: Millis(3_000),
             grace: Millis(500),
             settle: Millis(200),
+            moves_at_a_time: 32,
+            moves_of_a_worker: 2,
             dead_worker_retention: Millis(16 * 60 * 1_000),
             first_retry: Millis(1_000),
             longest_retry: Millis(60_000),

@@ -53,9 +53,18 @@ pub(crate) struct Worker {
     pub(crate) memory_used_bytes: u64,
     /// It joined since the shares were evened out last.
     pub(crate) joined: bool,
+    /// A person asked it to give up its slots.
+    pub(crate) drained: bool,
+    /// Its process wants to end, once its slots are given up.
+    pub(crate) leaving: bool,
 }
 
 impl Worker {
+    /// It keeps what it runs until others take it, and gets nothing.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drained || self.leaving
+    }
+
     /// Its session, if it can be told something that it will act on.
     pub(crate) fn reachable(&self) -> Option<u64> {
         self.session.filter(|_| self.life == Life::Alive)

@@ -85,6 +85,10 @@ pub enum WorkerState {
     Suspect,
     /// Known from the store and not heard since this master began; it keeps its slots for a lease.
     Unknown,
+    /// Its slots go to others, a few at a time, and it gets none.
+    Draining,
+    /// It gets no slots, and has none.
+    Drained,
     /// Lost; its slots go to others.
     Dead,
 }
@@ -96,6 +100,8 @@ impl WorkerState {
             Self::Alive => "ALIVE",
             Self::Suspect => "SUSPECT",
             Self::Unknown => "UNKNOWN",
+            Self::Draining => "DRAINING",
+            Self::Drained => "DRAINED",
             Self::Dead => "DEAD",
         }
     }
@@ -114,6 +120,8 @@ pub struct WorkerView {
     pub slots: Vec<SlotId>,
     /// Why a live worker has no slot.
     pub idle_reason: Option<String>,
+    /// What a draining worker waits for.
+    pub waiting_for: Option<String>,
 }
 
 /// Where a slot stands for the master.
@@ -227,6 +235,8 @@ impl Coordinator {
         WorkerView {
             spec: worker.spec.clone(),
             state: match worker.life {
+                Life::Alive if worker.is_draining() && slots.is_empty() => WorkerState::Drained,
+                Life::Alive if worker.is_draining() => WorkerState::Draining,
                 Life::Alive => WorkerState::Alive,
                 Life::Suspect { .. } => WorkerState::Suspect,
                 Life::Unknown { .. } => WorkerState::Unknown,
@@ -235,12 +245,19 @@ impl Coordinator {
             last_heard_at: worker.last_heard,
             since: worker.since,
             memory_used_bytes: worker.memory_used_bytes,
-            idle_reason: idle.then(|| self.idle_reason(id)),
+            idle_reason: idle.then(|| self.idle_reason(id, worker)),
+            waiting_for: self.drain_waits_for(id, worker),
             slots,
         }
     }
 
-    fn idle_reason(&self, id: &WorkerId) -> String {
+    fn idle_reason(&self, id: &WorkerId, worker: &Worker) -> String {
+        if worker.leaving {
+            return "its process was told to stop".to_owned();
+        }
+        if worker.drained {
+            return format!("it is drained: `millrace recommission {id}` lets it take slots again");
+        }
         if self.slots.is_empty() {
             return "no pipeline is submitted".to_owned();
         }
@@ -314,10 +331,14 @@ impl Coordinator {
                 counted(slot.failures as usize, "time")
             );
         }
-        let alive = self.workers.values().filter(|worker| worker.life == Life::Alive);
-        let (workers, room) = alive.fold((0, 0_u64), |(workers, room), worker| {
-            (workers + 1, room + u64::from(worker.spec.max_slots))
-        });
+        let alive = || self.workers.values().filter(|worker| worker.life == Life::Alive);
+        let (workers, room) =
+            alive().filter(|worker| !worker.is_draining()).fold((0, 0_u64), |(workers, room), worker| {
+                (workers + 1, room + u64::from(worker.spec.max_slots))
+            });
+        if workers == 0 && alive().next().is_some() {
+            return "every worker is drained: add one, or recommission one".to_owned();
+        }
         if workers == 0 {
             return "no worker is alive".to_owned();
         }
@@ -333,6 +354,6 @@ impl Coordinator {
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
+pub(crate) fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -146,7 +146,13 @@ fn a_refused_connection_needs_no_grace_and_the_failover_is_told_in_full() {
                 report.metrics = metrics.clone();
             }
             let (worker, session) = (regrant.worker.clone(), cluster.sessions[&regrant.worker]);
-            cluster.apply(Event::Heartbeat { session, worker, memory_used_bytes: 0, reports });
+            cluster.apply(Event::Heartbeat {
+                session,
+                worker,
+                memory_used_bytes: 0,
+                draining: false,
+                reports,
+            });
         }
     }
     let loss = cluster.view().losses.pop().expect("a loss");
@@ -284,7 +290,13 @@ fn a_second_session_of_the_same_process_takes_the_firsts_place() {
     assert_eq!(cluster.apply(late), vec![]);
     assert_eq!(cluster.worker("a").state, WorkerState::Alive);
     let reports = vec![report(&slot(0), Epoch(1), SlotPhase::Running)];
-    let stale = Event::Heartbeat { session: old, worker: worker_id("a"), memory_used_bytes: 0, reports };
+    let stale = Event::Heartbeat {
+        session: old,
+        worker: worker_id("a"),
+        memory_used_bytes: 0,
+        draining: false,
+        reports,
+    };
     let refused = cluster.try_apply(stale).expect_err("refused");
     assert_eq!(refused, Rejection::StaleSession { worker: worker_id("a"), session: old });
 }

@@ -323,7 +323,13 @@ impl OneSlot {
         let owner = self.0.slot(0).owner.expect("owned");
         let report = report_at(&slot(0), self.0.slot(0).epoch, SlotPhase::Running, cursor);
         let session = self.0.sessions[&owner];
-        let event = Event::Heartbeat { session, worker: owner, memory_used_bytes: 0, reports: vec![report] };
+        let event = Event::Heartbeat {
+            session,
+            worker: owner,
+            memory_used_bytes: 0,
+            draining: false,
+            reports: vec![report],
+        };
         self.0.try_apply(event).expect("ok");
     }
 

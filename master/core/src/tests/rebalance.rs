@@ -27,7 +27,7 @@ fn count_of(assignment: &Assignment, worker: &WorkerId, pipeline: &str) -> usize
 }
 
 fn offer(cores: u32, max_slots: u32) -> Offer {
-    Offer { cores, max_slots, unreachable: false }
+    Offer { cores, max_slots, unreachable: false, draining: false }
 }
 
 fn count(assignment: &Assignment, worker: &WorkerId) -> usize {
@@ -60,7 +60,7 @@ prop_compose! {
         avoided in prop::collection::vec(prop::option::weighted(0.2, 0_usize..9), 0..40),
     ) -> Demand {
         let workers = offers.into_iter().enumerate().map(|(n, (cores, max_slots, unreachable))| {
-            (worker(n), Offer { cores, max_slots, unreachable })
+            (worker(n), Offer { cores, max_slots, unreachable, draining: false })
         });
         let slots = avoided.into_iter().enumerate().map(|(n, avoided)| (slot(n), avoided.map(worker)));
         Demand { workers: workers.collect(), slots: slots.collect() }

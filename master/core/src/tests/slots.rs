@@ -161,7 +161,8 @@ fn a_grant_that_shows_no_effect_is_not_repeated_at_every_heartbeat() {
         cluster.running.clear();
         cluster.now += 500;
         let (worker, session) = (worker_id("a"), cluster.sessions[&worker_id("a")]);
-        let heartbeat = Event::Heartbeat { session, worker, memory_used_bytes: 0, reports: vec![] };
+        let heartbeat =
+            Event::Heartbeat { session, worker, memory_used_bytes: 0, draining: false, reports: vec![] };
         sent += cluster.apply(heartbeat).len();
     }
     assert!((5..=12).contains(&sent), "{sent} times in a minute");
@@ -185,7 +186,7 @@ fn claim(cluster: &mut Cluster, worker: &str, claims: &[(SlotId, u64)]) -> Vec<D
     let session = cluster.sessions[&worker];
     let reports =
         claims.iter().map(|(slot, epoch)| report(slot, Epoch(*epoch), SlotPhase::Running)).collect();
-    let event = Event::Heartbeat { session, worker, memory_used_bytes: 0, reports };
+    let event = Event::Heartbeat { session, worker, memory_used_bytes: 0, draining: false, reports };
     cluster.try_apply(event).expect("accepted").directives
 }
 

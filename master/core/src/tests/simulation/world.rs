@@ -211,7 +211,13 @@ impl World {
                 Some(session) if self.now >= worker.heartbeat_at => {
                     worker.heartbeat_at = self.now + self.settings.heartbeat.0;
                     let reports = worker.reports();
-                    let event = Event::Heartbeat { session, worker: spec.id, memory_used_bytes: 1, reports };
+                    let event = Event::Heartbeat {
+                        session,
+                        worker: spec.id,
+                        memory_used_bytes: 1,
+                        draining: false,
+                        reports,
+                    };
                     self.send(Message::ToMaster(event), false);
                 }
                 None if self.now >= worker.register_at => {
@@ -380,6 +386,7 @@ impl World {
                     self.send(Message::EndSession { incarnation, session }, true);
                 }
             }
+            Directive::Leave { worker, .. } => unreachable!("{worker} was not told to stop"),
         }
     }
 
