@@ -13,6 +13,7 @@ pub mod record;
 pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 pub mod window;
 

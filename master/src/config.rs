@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use millrace_common::address::{parse_servers, parse_topic};
+use millrace_common::tls::ServerFlags;
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, SecretReference};
 use millrace_common::units::{parse_bytes, parse_duration};
 
@@ -71,6 +72,8 @@ pub struct Config {
             "roll_age", "roll_bytes", "roll_rows", "roll_idle"]
     )]
     pub no_pipeline: bool,
+    #[command(flatten)]
+    pub access: ServerFlags,
     #[command(flatten)]
     pub etcd: EtcdFlags,
     #[command(flatten)]

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use millrace_common::shutdown::Shutdown;
-use millrace_common::types::{SlotPhase, SlotReport, StopReason, VERSION, WorkerId};
+use millrace_common::tls::{self, Tls, Token};
+use millrace_common::types::{SlotPhase, SlotReport, StopReason, VERSION, WorkerId, WorkerSpec};
 use millrace_master_core::{Event, Rejection, SlotView, WorkerView};
+use millrace_proto::channel::AsksToken;
 use millrace_proto::v1::master_server::{Master, MasterServer};
 use millrace_proto::v1::{
     DescribePipelineRequest, DescribePipelineResponse, DrainWorkerRequest, DrainWorkerResponse,
@@ -19,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{CertificateDer, Server};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -42,16 +44,26 @@ const CALLS_PER_CONNECTION: usize = 16;
 /// Bytes that a connection may send ahead of what is read: thousands of workers have one each.
 const WINDOW: u32 = 64 << 10;
 
-/// Serves until the shutdown begins. `lease`: how long a silent connection is kept.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    sources: Sources,
-    admission: Admission,
-    lease: Duration,
-    shutdown: Shutdown,
-) {
-    let service = Service { sources, admission, shutdown: shutdown.clone() };
-    let served = Server::builder()
+/// What is spoken, as TLS names it.
+pub(crate) const PROTOCOL: &[u8] = b"h2";
+
+/// Where callers come in, and what they must show.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) listener: TcpListener,
+    /// `None` for plain text.
+    pub(crate) tls: Option<Tls>,
+    pub(crate) token: Option<Token>,
+    /// How long a silent connection is kept.
+    pub(crate) lease: Duration,
+}
+
+/// Serves until the shutdown begins.
+pub(crate) async fn serve(doors: Doors, sources: Sources, admission: Admission, shutdown: Shutdown) {
+    let Doors { listener, tls, token, lease } = doors;
+    let is_mutual = tls.as_ref().is_some_and(Tls::is_mutual);
+    let service = Service { sources, admission, is_mutual, shutdown: shutdown.clone() };
+    let server = Server::builder()
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
@@ -61,9 +73,14 @@ pub(crate) async fn serve(
         // Slower than the lease: a silent worker is told by its silence. This one clears away what is left of it.
         .http2_keepalive_interval(Some(lease))
         .http2_keepalive_timeout(Some(lease))
-        .add_service(MasterServer::new(service))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.begun())
-        .await;
+        .add_service(MasterServer::with_interceptor(service, AsksToken(token)));
+    let served = match tls {
+        None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.begun()).await,
+        Some(tls) => {
+            let connections = tls::incoming(listener, tls, &shutdown);
+            server.serve_with_incoming_shutdown(connections, shutdown.begun()).await
+        }
+    };
     if let Err(error) = served {
         warn!(%error, "the workers' port closed");
         shutdown.begin();
@@ -74,6 +91,8 @@ pub(crate) async fn serve(
 struct Service {
     sources: Sources,
     admission: Admission,
+    /// Callers have certificates.
+    is_mutual: bool,
     shutdown: Shutdown,
 }
 
@@ -85,6 +104,7 @@ impl Master for Service {
         &self,
         request: Request<Streaming<WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let certificates = request.peer_certs();
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message())
             .await
@@ -93,6 +113,9 @@ impl Master for Service {
             return Err(Status::invalid_argument("a session begins with Register"));
         };
         let Register { worker: spec, running } = Register::try_from(register).map_err(unreadable)?;
+        if self.is_mutual {
+            check_identity(&spec, certificates.as_deref().and_then(|chain| chain.first()))?;
+        }
         let worker = spec.id.clone();
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let cut = CancellationToken::new();
@@ -231,6 +254,31 @@ fn json(shown: &impl serde::Serialize) -> Result<String, Status> {
     serde_json::to_string(shown).map_err(|error| Status::internal(format!("no JSON of it: {error}")))
 }
 
+/// A worker is who its certificate says: it may use the hosts that stand there, and ids with one of them.
+fn check_identity(spec: &WorkerSpec, certificate: Option<&CertificateDer<'_>>) -> Result<(), Status> {
+    let refused = |reason: String| {
+        warn!(worker = %spec.id, host = spec.host, reason, "a worker that does not belong is refused");
+        Status::permission_denied(reason)
+    };
+    let Some(certificate) = certificate else {
+        return Err(refused(format!("worker {} shows no certificate", spec.id)));
+    };
+    tls::check_names_host(certificate, &spec.host).map_err(|reason| {
+        refused(format!(
+            "worker {} says that it is on {:?}, but its certificate does not name that host ({reason}): give it \
+             --advertise with a name of the certificate, or a certificate with that name",
+            spec.id, spec.host
+        ))
+    })?;
+    if !spec.id.as_str().ends_with(&format!("-{}-{}", spec.host.replace(':', "-"), spec.http_port)) {
+        return Err(refused(format!(
+            "worker {} takes an id that is not of its host {:?}",
+            spec.id, spec.host
+        )));
+    }
+    Ok(())
+}
+
 /// Tells the driver all that the worker says, until the stream ends or says something that can't be.
 async fn read(
     inbound: &mut Streaming<WorkerMessage>,
@@ -313,5 +361,7 @@ fn report(slot: &SlotView) -> SlotReport {
     })
 }
 
+#[cfg(test)]
+mod access_tests;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use millrace_common::http::{self, BindError};
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::AccessError;
 use millrace_common::types::{InvalidId, Millis, PipelineId, VERSION};
 use millrace_master_core::{Event, InvalidSettings, Settings, SlotView};
 use millrace_transform::Registry;
@@ -68,6 +69,8 @@ pub enum Error {
     Settings(#[from] InvalidSettings),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("the master's address can't be told: {0}")]
     Address(#[from] std::io::Error),
     #[error(transparent)]
@@ -89,6 +92,8 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         ..Settings::default()
     };
     settings.check()?;
+    let tls = config.access.tls("the master", config.bind, grpc::PROTOCOL)?;
+    let token = config.access.token()?;
     let workers_port = http::bind("the master", config.bind, "--bind").await?;
     let page_port = http::bind("the master's page", config.http_bind, "--http-bind").await?;
     let (bound, page_bound) = (workers_port.local_addr()?, page_port.local_addr()?);
@@ -150,8 +155,8 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     if config.resume_halted {
         shutdown.spawn("resume of halted slots", resume_halted(handle.clone()));
     }
-    shutdown
-        .spawn("grpc", grpc::serve(workers_port, sources.clone(), admission, config.lease, shutdown.clone()));
+    let doors = grpc::Doors { listener: workers_port, tls, token, lease: config.lease };
+    shutdown.spawn("grpc", grpc::serve(doors, sources.clone(), admission, shutdown.clone()));
     shutdown.spawn("web", web::serve(page_port, sources, shutdown.clone()));
     shutdown.spawn("offsets of unowned slots", unowned::poll(handle.clone(), unowned, shutdown.clone()));
     let every = config.metadata_refresh;

@@ -1,6 +1,7 @@
 //! What masters and workers say to each other: the generated messages, and checked conversions between them and
 //! the plain types. Whatever comes off the wire is either exactly right or refused with the field's name.
 
+pub mod channel;
 mod convert;
 
 pub use convert::{ConversionError, Grant, Heartbeat, Register, Revoke, SlotStopped};

@@ -14,12 +14,14 @@ mod session;
 mod slot;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::address::parse_host_port;
 use millrace_common::http::{self, BindError, Readiness};
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::{AccessError, ClientFlags};
 use millrace_common::types::{InvalidId, VERSION, WorkerId, WorkerSpec};
 use millrace_common::units::{format_bytes, parse_bytes, parse_duration};
 use millrace_transform::Registry;
@@ -76,6 +78,12 @@ pub struct Config {
     /// has and ends; 0s ends at once. A second signal cuts it short.
     #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "TIME")]
     pub drain_timeout: Duration,
+    #[command(flatten)]
+    pub access: ClientFlags,
+    /// Certificate authorities of those who may read live rows from this worker, PEM; with --tls-certificate alone its
+    /// Arrow Flight speaks TLS with everybody.
+    #[arg(long, requires = "tls_certificate", help_heading = "Access", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 fn parse_zone(text: &str) -> Result<String, String> {
@@ -103,6 +111,8 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 pub enum Error {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("--advertise can't become part of the worker's id: {0}")]
     Advertise(#[from] InvalidId),
     #[error("the worker's address can't be told: {0}")]
@@ -115,9 +125,15 @@ pub enum Error {
 /// `transforms` are the kinds that its pipelines may name. The program must call [`try_records`] when it is run as
 /// `PROGRAM try-records`.
 pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Result<(), Error> {
+    for master in &config.master {
+        config.access.check(master)?;
+    }
+    let flight_address = SocketAddr::new(config.bind, config.flight_port);
+    let flight_access = config.access.as_server(config.tls_client_ca.clone());
+    let flight_tls = flight_access.tls("the worker's Arrow Flight", flight_address, b"h2")?;
+    let token = config.access.token()?;
     let listener = http::bind("the worker", SocketAddr::new(config.bind, config.port), "--port").await?;
     let http_port = listener.local_addr().map_err(Error::Address)?.port();
-    let flight_address = SocketAddr::new(config.bind, config.flight_port);
     let flight_listener = http::bind("the worker's Arrow Flight", flight_address, "--flight-port").await?;
     let port = flight_listener.local_addr().map_err(Error::Address)?.port();
     let cores = config.cores.unwrap_or_else(|| {
@@ -179,10 +195,15 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     // The session outlasts the slots' last commits, so that the master sees them as long as they run.
     let session_end = Shutdown::new();
     let shown = running.clone();
-    let flight =
-        flight::serve(flight_listener, Arc::new(move || shown.all()), flight_metrics.clone(), stop.clone());
+    let flight = flight::serve(
+        flight::Doors { listener: flight_listener, tls: flight_tls, token },
+        Arc::new(move || shown.all()),
+        flight_metrics.clone(),
+        stop.clone(),
+    );
     let session = Session {
         masters: config.master,
+        access: config.access,
         spec,
         running: running.clone(),
         budget,

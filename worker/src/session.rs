@@ -7,14 +7,15 @@ use std::time::Duration;
 use millrace_common::backoff::Backoff;
 use millrace_common::http::Readiness;
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::ClientFlags;
 use millrace_common::types::{Digest, WorkerSpec};
 use millrace_proto::Heartbeat;
+use millrace_proto::channel::{self, ConnectError};
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{MasterMessage, WorkerMessage, master_message};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
@@ -34,6 +35,7 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) struct Session {
     /// `host:port` of each master; tried in turn.
     pub(crate) masters: Vec<String>,
+    pub(crate) access: ClientFlags,
     pub(crate) spec: WorkerSpec,
     pub(crate) running: RunningSlots,
     pub(crate) budget: std::sync::Arc<Budget>,
@@ -48,9 +50,9 @@ pub(crate) struct Session {
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error("no connection: {0}")]
-    Connect(#[from] tonic::transport::Error),
-    #[error("{} ({:?})", .0.message(), .0.code())]
-    Status(#[from] Status),
+    Connect(#[from] ConnectError),
+    #[error("{words} ({:?})", .status.code())]
+    Status { status: Status, words: String },
     #[error("the master ended the session")]
     Ended,
     #[error("the master did not answer the registration within {} s", REGISTER_DEADLINE.as_secs())]
@@ -75,10 +77,17 @@ impl Session {
                 () = shutdown.begun() => return,
             };
             let Err(lost) = connected;
-            let refused = matches!(&lost, Lost::Status(status)
-                if matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists));
+            let refused = matches!(&lost, Lost::Status { status, .. }
+            if matches!(
+                status.code(),
+                Code::InvalidArgument
+                    | Code::FailedPrecondition
+                    | Code::AlreadyExists
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
+            ));
             self.readiness.set_waiting(format!("the master at {master}: {lost}"));
-            if let Lost::Status(status) = &lost {
+            if let Lost::Status { status, .. } = &lost {
                 // A standby knows better than the list.
                 leader = millrace_proto::leader_of(status).filter(|leader| leader != master);
             }
@@ -107,23 +116,22 @@ impl Session {
         stopped: &mut mpsc::Receiver<Stopped>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, Lost> {
-        let channel = Endpoint::from_shared(format!("http://{master}"))?
-            .connect_timeout(CONNECT_DEADLINE)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_secs(3))
-            .keep_alive_while_idle(true)
-            .connect()
-            .await?;
+        let channel = channel::connect(master, &self.access, CONNECT_DEADLINE, |endpoint| {
+            endpoint
+                .http2_keep_alive_interval(Duration::from_secs(1))
+                .keep_alive_timeout(Duration::from_secs(3))
+                .keep_alive_while_idle(true)
+        })
+        .await?;
         // What stopped while there was no session shows by its absence from the registration.
         while stopped.try_recv().is_ok() {}
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let register = WorkerMessage::register(&self.spec, &self.running.reports());
         outbound.send(register).await.map_err(|_| Lost::Ended)?;
         let (heartbeat, mut inbound) = tokio::time::timeout(REGISTER_DEADLINE, async {
-            let answer = MasterClient::new(channel).session(ReceiverStream::new(messages)).await?;
-            let mut inbound = answer.into_inner();
-            let first = next(&mut inbound).await?;
+            let answer = MasterClient::new(channel).session(ReceiverStream::new(messages)).await;
+            let mut inbound = answer.map_err(|status| self.broken(status))?.into_inner();
+            let first = self.next(&mut inbound).await?;
             match first.message {
                 Some(master_message::Message::Registered(registered)) => {
                     Ok((Duration::from_millis(registered.heartbeat_ms.max(10)), inbound))
@@ -141,7 +149,7 @@ impl Session {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
-                message = next(&mut inbound) => {
+                message = self.next(&mut inbound) => {
                     self.carry_out(message?).await?;
                     continue;
                 }
@@ -188,8 +196,12 @@ impl Session {
         let _ = self.orders.send(order).await;
         Ok(())
     }
-}
 
-async fn next(inbound: &mut Streaming<MasterMessage>) -> Result<MasterMessage, Lost> {
-    inbound.message().await?.ok_or(Lost::Ended)
+    async fn next(&self, inbound: &mut Streaming<MasterMessage>) -> Result<MasterMessage, Lost> {
+        inbound.message().await.map_err(|status| self.broken(status))?.ok_or(Lost::Ended)
+    }
+
+    fn broken(&self, status: Status) -> Lost {
+        Lost::Status { words: channel::words(&status, &self.access), status }
+    }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use millrace_common::address::parse_host_port;
+use millrace_common::tls::ClientFlags;
+use millrace_proto::channel::{self, Access};
 use millrace_proto::v1::master_client::MasterClient;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -22,13 +23,13 @@ pub(crate) struct Masters {
         value_name = "HOST:PORT"
     )]
     master: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: ClientFlags,
 }
 
 /// No master did what it was asked to. The text is ready to be shown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("--master {master:?} is no address: expected HOST:PORT")]
-    Address { master: String },
     #[error("no master answers: {}", .0.join("; "))]
     Unreachable(Vec<String>),
     /// The question can't be meant so.
@@ -43,7 +44,7 @@ pub(crate) enum Error {
 impl Error {
     /// Whether the person who typed it should type something else.
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::Address { .. } | Self::Usage(_))
+        matches!(self, Self::Usage(_))
     }
 
     pub(crate) fn unreadable(reason: impl std::fmt::Display) -> Self {
@@ -56,7 +57,7 @@ impl Masters {
     pub(crate) async fn ask<T>(
         &self,
         deadline: Duration,
-        question: impl AsyncFn(MasterClient<Channel>) -> Result<Response<T>, Status>,
+        question: impl AsyncFn(MasterClient<Access>) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
         let mut silent = Vec::new();
         let mut not_now = None;
@@ -64,10 +65,14 @@ impl Masters {
             let mut leader = None;
             for master in [Some(listed.clone()), None] {
                 let Some(master) = master.or_else(|| leader.take()) else { break };
-                let channel = match connect(&master, deadline).await? {
+                let connected = channel::connect(&master, &self.access, CONNECT_DEADLINE, |endpoint| {
+                    endpoint.timeout(deadline)
+                });
+                let channel = match connected.await {
                     Ok(channel) => channel,
-                    Err(reason) => {
-                        silent.push(format!("{master}: {reason}"));
+                    Err(error) if error.is_usage() => return Err(Error::Usage(error.to_string())),
+                    Err(error) => {
+                        silent.push(error.to_string());
                         break;
                     }
                 };
@@ -81,28 +86,13 @@ impl Masters {
                     Err(status) if status.code() == Code::InvalidArgument => {
                         return Err(Error::Usage(status.message().to_owned()));
                     }
-                    Err(status) => return Err(Error::Refused(status.message().to_owned())),
+                    Err(status) => return Err(Error::Refused(channel::words(&status, &self.access))),
                 }
             }
         }
         Err(match not_now {
-            Some(status) => Error::Refused(status.message().to_owned()),
+            Some(status) => Error::Refused(channel::words(&status, &self.access)),
             None => Error::Unreachable(silent),
         })
     }
-}
-
-/// A channel to a master, or why there is none.
-async fn connect(master: &str, deadline: Duration) -> Result<Result<Channel, String>, Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{master}"))
-        .map_err(|_| Error::Address { master: master.to_owned() })?;
-    let connected = endpoint.connect_timeout(CONNECT_DEADLINE).timeout(deadline).connect().await;
-    Ok(connected.map_err(|error| {
-        // The transport's own words are "transport error"; the cause says more.
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        cause.to_string()
-    }))
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use millrace_proto::channel::Access;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{
     DrainWorkerRequest, ListWorkersRequest, RecommissionWorkerRequest, WorkerSpec, WorkerStatus,
 };
-use tonic::transport::Channel;
 
 use crate::ask::{Error, Masters};
 
@@ -44,7 +44,7 @@ pub(crate) struct Recommission {
 /// Asks for the drain and waits until the worker holds nothing. What it waits for is told on stderr.
 pub(crate) async fn drain(Drain { worker, masters, no_wait }: Drain) -> Result<(), Error> {
     let request = DrainWorkerRequest { worker };
-    let question = async |mut master: MasterClient<Channel>| master.drain_worker(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.drain_worker(request.clone()).await;
     let mut status = known(masters.ask(DEADLINE, question).await?.worker)?;
     let WorkerSpec { id, pid, .. } = status.worker.clone().unwrap_or_default();
     let mut told = String::new();
@@ -55,7 +55,7 @@ pub(crate) async fn drain(Drain { worker, masters, no_wait }: Drain) -> Result<(
         }
         tokio::time::sleep(POLL).await;
         let question =
-            async |mut master: MasterClient<Channel>| master.list_workers(ListWorkersRequest {}).await;
+            async |mut master: MasterClient<Access>| master.list_workers(ListWorkersRequest {}).await;
         let workers = masters.ask(DEADLINE, question).await?.workers;
         let found =
             workers.into_iter().find(|status| status.worker.as_ref().is_some_and(|worker| worker.id == id));
@@ -76,8 +76,7 @@ pub(crate) async fn drain(Drain { worker, masters, no_wait }: Drain) -> Result<(
 /// Takes a drain back.
 pub(crate) async fn recommission(Recommission { worker, masters }: Recommission) -> Result<(), Error> {
     let request = RecommissionWorkerRequest { worker };
-    let question =
-        async |mut master: MasterClient<Channel>| master.recommission_worker(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.recommission_worker(request.clone()).await;
     let status = known(masters.ask(DEADLINE, question).await?.worker)?;
     let WorkerSpec { id, .. } = status.worker.unwrap_or_default();
     println!("worker {id} is {} and takes partitions", status.state);

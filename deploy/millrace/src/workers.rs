@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_common::units::format_bytes;
+use millrace_proto::channel::Access;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{ListWorkersRequest, SlotPhase, SlotReport, WorkerStatus};
-use tonic::transport::Channel;
 
 use crate::ask::{Error, Masters};
 use crate::table::table;
@@ -26,7 +26,7 @@ pub(crate) struct Config {
 
 /// Prints the workers of the first master that answers.
 pub(crate) async fn run(config: Config) -> Result<(), Error> {
-    let question = async |mut master: MasterClient<Channel>| master.list_workers(ListWorkersRequest {}).await;
+    let question = async |mut master: MasterClient<Access>| master.list_workers(ListWorkersRequest {}).await;
     let workers = config.masters.ask(DEADLINE, question).await?.workers;
     if config.json {
         println!("{:#}", serde_json::Value::from_iter(workers.iter().map(object)));

@@ -28,7 +28,6 @@ mod reload;
 mod room;
 mod routes;
 mod serve;
-mod tls;
 
 use std::sync::Arc;
 
@@ -39,14 +38,14 @@ use tracing::info;
 pub use answer::{Answer, ErrorBody, ErrorDetail, Verdict};
 pub use config::{Compression, Config, ConfigError};
 pub use keys::KeysError;
-pub use tls::TlsError;
+pub use millrace_common::tls::TlsError;
 
 use config::LARGEST_KEPT_EVENT;
 use keys::WriteKeys;
 use link::Link;
+use millrace_common::tls::{self, Tls};
 use rate::RateLimit;
 use reload::Files;
-use tls::Tls;
 
 /// The largest record, with its key and headers: a broker takes 1 MiB by default.
 const LARGEST_RECORD: usize = 1_000_000;
@@ -72,7 +71,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     config.check()?;
     let files = Files {
         tls: match (&config.tls_certificate, &config.tls_key) {
-            (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+            (Some(certificate), Some(key)) => Some(Tls::read(tls::Files {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: None,
+                protocol: b"http/1.1",
+            })?),
             _ => None,
         },
         keys: config.write_keys_file.as_deref().map(WriteKeys::read).transpose()?,

@@ -1,11 +1,11 @@
 //! Files that are read again at SIGHUP: certificates expire and keys change while the collector runs.
 
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::Tls;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use super::keys::WriteKeys;
-use super::tls::Tls;
 
 #[derive(Debug, Clone)]
 pub(super) struct Files {

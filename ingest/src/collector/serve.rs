@@ -14,6 +14,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use millrace_common::backoff::Backoff;
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::Tls;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +25,6 @@ use tracing::{debug, warn};
 use super::metrics::Metrics;
 use super::patient::{Activity, Patience, Patient};
 use super::rate::Peer;
-use super::tls::Tls;
 
 /// The most bytes of a request's headers, and of what is read ahead; hyper takes a hundred headers at most.
 const READ_BUFFER: usize = 64 << 10;

@@ -28,8 +28,8 @@ impl RunningMaster {
         let admission = Admission::new(handle.clone(), Registry::default(), None);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let address = listener.local_addr().expect("address").to_string();
-        let lease = Duration::from_secs(3);
-        shutdown.spawn("grpc", serve(listener, sources, admission, lease, shutdown.clone()));
+        let doors = Doors { listener, tls: None, token: None, lease: Duration::from_secs(3) };
+        shutdown.spawn("grpc", serve(doors, sources, admission, shutdown.clone()));
         Self { handle, shutdown, address }
     }
 

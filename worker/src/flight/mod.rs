@@ -15,4 +15,4 @@ mod tests;
 mod ticket;
 
 pub(crate) use metrics::Metrics;
-pub(crate) use service::serve;
+pub(crate) use service::{Doors, serve};

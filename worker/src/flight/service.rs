@@ -13,10 +13,13 @@ use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::{self, Tls, Token};
 use millrace_common::types::SlotId;
+use millrace_proto::channel::AsksToken;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -57,34 +60,46 @@ impl Default for Limits {
 
 /// Serves Flight on `listener` for good; its streams end when `shutdown` begins.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    doors: Doors,
     slots: View,
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    serve_within(Limits::default(), listener, slots, metrics, shutdown).await
+    serve_within(Limits::default(), doors, slots, metrics, shutdown).await
 }
 
 pub(super) async fn serve_within(
     limits: Limits,
-    listener: TcpListener,
+    doors: Doors,
     slots: View,
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(Semaphore::new(limits.streams));
-    let service = Service { slots, limits, streams, metrics, shutdown };
+    let Doors { listener, tls, token } = doors;
+    let service = Service { slots, limits, streams, metrics, shutdown: shutdown.clone() };
     let service = FlightServiceServer::new(service).max_decoding_message_size(LARGEST_REQUEST);
-    Server::builder()
+    let server = Server::builder()
         .max_concurrent_streams(32)
         .concurrency_limit_per_connection(32)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .timeout(ANSWER_DEADLINE)
         .tcp_nodelay(true)
-        .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener))
-        .await
+        .add_service(InterceptedService::new(service, AsksToken(token)));
+    match tls {
+        None => server.serve_with_incoming(TcpListenerStream::new(listener)).await,
+        Some(tls) => server.serve_with_incoming(tls::incoming(listener, tls, &shutdown)).await,
+    }
+}
+
+/// Where clients come in, and what they must show.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) listener: TcpListener,
+    /// `None` for plain text.
+    pub(crate) tls: Option<Tls>,
+    pub(crate) token: Option<Token>,
 }
 
 struct Service {

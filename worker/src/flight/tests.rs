@@ -23,7 +23,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Metrics;
-use super::service::{Limits, View, serve_within};
+use super::service::{Doors, Limits, View, serve_within};
 use crate::manager::Shown;
 use crate::slot::{LatestRequests, LatestRows, SlotStatus};
 
@@ -92,7 +92,13 @@ impl Scene {
         let view: View = Arc::new(move || BTreeMap::from([(slot.clone(), shown.clone())]));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let address = listener.local_addr().expect("address");
-        tokio::spawn(serve_within(limits, listener, view, Metrics::default(), shutdown.clone()));
+        tokio::spawn(serve_within(
+            limits,
+            Doors { listener, tls: None, token: None },
+            view,
+            Metrics::default(),
+            shutdown.clone(),
+        ));
         Self { address, shutdown, folder }
     }
 

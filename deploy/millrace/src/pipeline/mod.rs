@@ -8,6 +8,7 @@ mod show;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use millrace_proto::channel::Access;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{
     DescribePipelineRequest, KillPipelineRequest, ListPipelinesRequest, PausePipelineRequest, PipelineStage,
@@ -16,7 +17,6 @@ use millrace_proto::v1::{
 use millrace_transform::Registry;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tonic::transport::Channel;
 
 use crate::ask::{Error, Masters};
 
@@ -94,7 +94,7 @@ pub(crate) async fn submit(config: Submit, transforms: &Registry) -> Result<(), 
         .map_err(|invalid| Error::Usage(format!("{}: {invalid}", file.display())))?;
     let draft_json = serde_json::to_string(&draft).map_err(Error::unreadable)?;
     let request = SubmitPipelineRequest { draft_json, file: file.display().to_string(), resume, dry_run };
-    let question = async |mut master: MasterClient<Channel>| master.submit_pipeline(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.submit_pipeline(request.clone()).await;
     let answer = masters.ask(SUBMIT_DEADLINE, question).await?;
     let (name, id) = (&draft.name, &answer.pipeline);
     match (dry_run, resume) {
@@ -126,7 +126,7 @@ fn contents(file: &Path) -> Result<String, String> {
 /// Prints all pipelines that the master keeps.
 pub(crate) async fn list(config: List) -> Result<(), Error> {
     let question =
-        async |mut master: MasterClient<Channel>| master.list_pipelines(ListPipelinesRequest {}).await;
+        async |mut master: MasterClient<Access>| master.list_pipelines(ListPipelinesRequest {}).await;
     let json = config.masters.ask(DEADLINE, question).await?.pipelines_json;
     if config.json {
         println!("{:#}", parse::<Value>(&json)?);
@@ -139,7 +139,7 @@ pub(crate) async fn list(config: List) -> Result<(), Error> {
 /// Prints one pipeline and its partitions.
 pub(crate) async fn describe(config: Describe) -> Result<(), Error> {
     let request = DescribePipelineRequest { pipeline: config.pipeline };
-    let question = async |mut master: MasterClient<Channel>| master.describe_pipeline(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.describe_pipeline(request.clone()).await;
     let json = config.masters.ask(DEADLINE, question).await?.pipeline_json;
     if config.json {
         println!("{:#}", parse::<Value>(&json)?);
@@ -152,21 +152,21 @@ pub(crate) async fn describe(config: Describe) -> Result<(), Error> {
 /// Stops a pipeline after a last commit; it can be resumed.
 pub(crate) async fn pause(Target { pipeline, masters }: Target) -> Result<(), Error> {
     let request = PausePipelineRequest { pipeline };
-    let question = async |mut master: MasterClient<Channel>| master.pause_pipeline(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.pause_pipeline(request.clone()).await;
     print_stage(masters.ask(DEADLINE, question).await?.pipeline)
 }
 
 /// Lets a paused pipeline, or the halted partitions of a running one, go on.
 pub(crate) async fn resume(Target { pipeline, masters }: Target) -> Result<(), Error> {
     let request = ResumePipelineRequest { pipeline };
-    let question = async |mut master: MasterClient<Channel>| master.resume_pipeline(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.resume_pipeline(request.clone()).await;
     print_stage(masters.ask(DEADLINE, question).await?.pipeline)
 }
 
 /// Ends a pipeline after a last commit; its record, topics and lake stay.
 pub(crate) async fn kill(Target { pipeline, masters }: Target) -> Result<(), Error> {
     let request = KillPipelineRequest { pipeline };
-    let question = async |mut master: MasterClient<Channel>| master.kill_pipeline(request.clone()).await;
+    let question = async |mut master: MasterClient<Access>| master.kill_pipeline(request.clone()).await;
     print_stage(masters.ask(DEADLINE, question).await?.pipeline)
 }
 

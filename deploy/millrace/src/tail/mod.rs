@@ -13,9 +13,10 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightClient, Ticket};
 use futures::TryStreamExt;
 use millrace_common::shutdown::Shutdown;
+use millrace_common::tls::ClientFlags;
+use millrace_proto::channel::{self, Access};
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{ListWorkersRequest, SlotPhase, WorkerStatus};
-use tonic::transport::{Channel, Endpoint};
 
 use crate::ask::{Error, Masters};
 use row::{Labels, Row, rows};
@@ -58,6 +59,8 @@ pub(crate) struct Config {
     follow: bool,
 }
 
+type Flight = FlightClient<Access>;
+
 /// A partition of a pipeline, and the address of the worker that runs it.
 type Owners = BTreeMap<String, String>;
 
@@ -81,7 +84,7 @@ pub(crate) async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error>
 struct Tail {
     config: Config,
     /// Connections by address.
-    workers: BTreeMap<String, FlightClient>,
+    workers: BTreeMap<String, Flight>,
     shown: BTreeMap<String, Shown>,
     /// What it waits for, as said last.
     said: Option<String>,
@@ -150,7 +153,7 @@ impl Tail {
 
     async fn owners(&self) -> Result<Owners, Error> {
         let question =
-            async |mut master: MasterClient<Channel>| master.list_workers(ListWorkersRequest {}).await;
+            async |mut master: MasterClient<Access>| master.list_workers(ListWorkersRequest {}).await;
         let workers = self.config.masters.ask(MASTER_DEADLINE, question).await?.workers;
         Ok(owners(&workers, self.config.pipeline.as_deref(), self.config.partition))
     }
@@ -164,7 +167,7 @@ impl Tail {
             ticket["from"] = next.into();
         }
         if !self.workers.contains_key(address) {
-            let client = connect(address).await.map_err(Missed::Owner)?;
+            let client = connect(address, &self.config.masters.access).await.map_err(Missed::Owner)?;
             self.workers.insert(address.to_owned(), client);
         }
         let Some(client) = self.workers.get_mut(address) else { return Ok(()) };
@@ -213,23 +216,14 @@ fn owners(workers: &[WorkerStatus], pipeline: Option<&str>, partition: Option<i3
     owners
 }
 
-async fn connect(address: &str) -> Result<FlightClient, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| format!("{address:?} is no address"))?
-        .connect_timeout(CONNECT_DEADLINE);
-    let channel = endpoint.connect().await.map_err(|error| {
-        // The transport's own words are "transport error"; the cause says more.
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        cause.to_string()
-    })?;
+async fn connect(address: &str, access: &ClientFlags) -> Result<Flight, String> {
+    let connected = channel::connect(address, access, CONNECT_DEADLINE, |endpoint| endpoint).await;
+    let channel = connected.map_err(|error| error.to_string())?;
     let inner = FlightServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
     Ok(FlightClient::new_from_inner(inner))
 }
 
-async fn get(client: &mut FlightClient, ticket: Ticket) -> Result<(Labels, Vec<RecordBatch>), FlightError> {
+async fn get(client: &mut Flight, ticket: Ticket) -> Result<(Labels, Vec<RecordBatch>), FlightError> {
     let mut stream = client.do_get(ticket).await?;
     let mut batches = Vec::new();
     while let Some(batch) = stream.try_next().await? {
