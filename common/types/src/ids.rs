@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,19 +30,20 @@ fn is_plain(text: &str, longest: usize) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
+// Clones share the text: a scheduler's indexes name each slot and worker several times.
 macro_rules! plain_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $longest:literal, $expected:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The identifier, checked against its alphabet and length.
             pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
                 let value = text.into();
                 if is_plain(&value, $longest) {
-                    Ok(Self(value))
+                    Ok(Self(value.into()))
                 } else {
                     Err(InvalidId { what: $what, value, expected: $expected })
                 }
@@ -74,7 +76,7 @@ macro_rules! plain_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.0.as_ref().to_owned()
             }
         }
     };

@@ -211,7 +211,15 @@ impl World {
                 Some(session) if self.now >= worker.heartbeat_at => {
                     worker.heartbeat_at = self.now + self.settings.heartbeat.0;
                     let reports = worker.reports();
-                    let event = Event::Heartbeat { session, worker: spec.id, memory_used_bytes: 1, reports };
+                    let digest = reports.iter().map(|report| (&report.slot, report.epoch)).collect();
+                    let event = Event::Heartbeat {
+                        session,
+                        worker: spec.id,
+                        memory_used_bytes: 1,
+                        draining: false,
+                        digest,
+                        reports,
+                    };
                     self.send(Message::ToMaster(event), false);
                 }
                 None if self.now >= worker.register_at => {
@@ -369,6 +377,8 @@ impl World {
                 self.tally.revokes += 1;
                 self.send_order(&worker, session, Order::Revoke { slot, epoch });
             }
+            // Its heartbeats hold all reports anyway.
+            Directive::ReportAll { .. } => {}
             Directive::Probe { worker, .. } => {
                 self.tally.drops += 1;
                 if self.speaker(&worker).is_none() && self.chance.percent(70) {
