@@ -361,8 +361,12 @@ impl Coordinator {
         let mut homeless = Vec::new();
         for (seat, (_, worker)) in (0u32..).zip(&living) {
             let takes = self.accepts(worker);
-            for (id, intended) in &worker.intended {
-                if intended.held || takes {
+            // What it holds comes first: what is only to come has to go when there is no room for all.
+            for (id, intended) in worker.intended.iter().filter(|(_, intended)| intended.held) {
+                add(id, intended.load.max(1), seat);
+            }
+            for (id, intended) in worker.intended.iter().filter(|(_, intended)| !intended.held) {
+                if takes {
                     add(id, intended.load.max(1), seat);
                 } else {
                     homeless.push((id, intended.load.max(1)));
