@@ -15,6 +15,7 @@ use tracing::{debug, error, info};
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     token: CancellationToken,
+    insisted: CancellationToken,
     failed: Arc<AtomicBool>,
     tracker: TaskTracker,
 }
@@ -32,7 +33,7 @@ impl Shutdown {
         let shutdown = Self::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let token = shutdown.token.clone();
+        let (token, insisted) = (shutdown.token.clone(), shutdown.insisted.clone());
         // Not tracked: it must outlive the drain, or a second signal would kill the process half way.
         tokio::spawn(async move {
             loop {
@@ -42,6 +43,7 @@ impl Shutdown {
                 };
                 if token.is_cancelled() {
                     info!(signal = name, "already stopping");
+                    insisted.cancel();
                 } else {
                     info!(signal = name, "stopping");
                     token.cancel();
@@ -49,6 +51,16 @@ impl Shutdown {
             }
         });
         Ok(shutdown)
+    }
+
+    /// A later stop of the same process: tasks and failures are shared, its beginning is its own.
+    pub fn later(&self) -> Self {
+        Self { token: CancellationToken::new(), ..self.clone() }
+    }
+
+    /// Resolves when the process is told to stop once more: whoever waits for something else should not.
+    pub async fn insisted(&self) {
+        self.insisted.cancelled().await;
     }
 
     /// Begins the stop.

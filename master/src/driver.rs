@@ -185,6 +185,9 @@ impl Driver {
             info!(%worker, session, "session lost");
             self.sessions.remove(session);
         }
+        if matches!(event, Event::Heartbeat { .. }) {
+            self.parts.counters.heartbeats.inc();
+        }
         match self.apply(event).await {
             Ok(()) | Err(Refused::Unavailable(_)) => {}
             Err(Refused::Rejected(rejection)) => {
@@ -249,6 +252,7 @@ impl Driver {
                 info!(%worker, %slot, %epoch, "revoke");
                 self.send(session, &worker, MasterMessage::revoke(&slot, epoch));
             }
+            Directive::Leave { worker, session } => self.send(session, &worker, MasterMessage::leave()),
             Directive::Probe { worker, host, port } => {
                 let handle = self.handle.clone();
                 self.parts.shutdown.spawn(format!("probe of {worker}"), async move {

@@ -7,9 +7,10 @@ use millrace_common::types::{SlotPhase, SlotReport, StopReason, VERSION, WorkerI
 use millrace_master_core::{Event, Rejection, SlotView, WorkerView};
 use millrace_proto::v1::master_server::{Master, MasterServer};
 use millrace_proto::v1::{
-    DescribePipelineRequest, DescribePipelineResponse, KillPipelineRequest, KillPipelineResponse,
-    ListPipelinesRequest, ListPipelinesResponse, ListWorkersRequest, ListWorkersResponse, MasterMessage,
-    PausePipelineRequest, PausePipelineResponse, PipelineStage, ResumePipelineRequest,
+    DescribePipelineRequest, DescribePipelineResponse, DrainWorkerRequest, DrainWorkerResponse,
+    KillPipelineRequest, KillPipelineResponse, ListPipelinesRequest, ListPipelinesResponse,
+    ListWorkersRequest, ListWorkersResponse, MasterMessage, PausePipelineRequest, PausePipelineResponse,
+    PipelineStage, RecommissionWorkerRequest, RecommissionWorkerResponse, ResumePipelineRequest,
     ResumePipelineResponse, SubmitPipelineRequest, SubmitPipelineResponse, WorkerMessage, WorkerStatus,
     worker_message,
 };
@@ -27,6 +28,7 @@ use crate::draft::Draft;
 use crate::handle::{Handle, Look, Refused, SessionLink};
 use crate::pipelines::{self, Refusal, Wish};
 use crate::sources::Sources;
+use crate::workers;
 
 /// Messages that may wait for a worker to read them: a grant for each slot that it can take, and some.
 const OUTBOUND: usize = 4096;
@@ -36,6 +38,9 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(60);
 /// Calls under way on one connection: a worker needs one.
 const CALLS_PER_CONNECTION: usize = 16;
+
+/// Bytes that a connection may send ahead of what is read: thousands of workers have one each.
+const WINDOW: u32 = 64 << 10;
 
 /// Serves until the shutdown begins. `lease`: how long a silent connection is kept.
 pub(crate) async fn serve(
@@ -48,6 +53,8 @@ pub(crate) async fn serve(
     let service = Service { sources, admission, shutdown: shutdown.clone() };
     let served = Server::builder()
         .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .timeout(CALL)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .load_shed(true)
@@ -117,6 +124,22 @@ impl Master for Service {
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 
+    async fn drain_worker(
+        &self,
+        request: Request<DrainWorkerRequest>,
+    ) -> Result<Response<DrainWorkerResponse>, Status> {
+        let worker = self.commission(&request.into_inner().worker, workers::Wish::Drain).await?;
+        Ok(Response::new(DrainWorkerResponse { worker: Some(worker) }))
+    }
+
+    async fn recommission_worker(
+        &self,
+        request: Request<RecommissionWorkerRequest>,
+    ) -> Result<Response<RecommissionWorkerResponse>, Status> {
+        let worker = self.commission(&request.into_inner().worker, workers::Wish::Recommission).await?;
+        Ok(Response::new(RecommissionWorkerResponse { worker: Some(worker) }))
+    }
+
     async fn submit_pipeline(
         &self,
         request: Request<SubmitPipelineRequest>,
@@ -176,6 +199,12 @@ impl Master for Service {
 }
 
 impl Service {
+    async fn commission(&self, target: &str, wish: workers::Wish) -> Result<WorkerStatus, Status> {
+        let (worker, look) = workers::fulfil(&self.sources.handle, target, wish).await.map_err(refused)?;
+        info!(worker = %worker.spec.id, ?wish, state = worker.state.as_str(), "a person's wish for a worker");
+        Ok(worker_status(&worker, &look))
+    }
+
     async fn fulfil(&self, target: &str, wish: Wish) -> Result<PipelineStage, Status> {
         let pipeline = pipelines::fulfil(&self.sources, target, wish).await.map_err(refused)?.pipeline;
         info!(pipeline = pipeline.id, ?wish, state = pipeline.state, "a person's wish for a pipeline");
@@ -212,8 +241,15 @@ async fn read(
     while let Some(WorkerMessage { message }) = inbound.message().await? {
         let event = match message {
             Some(worker_message::Message::Heartbeat(heartbeat)) => {
-                let Heartbeat { memory_used_bytes, slots, .. } = heartbeat.try_into().map_err(unreadable)?;
-                Event::Heartbeat { session, worker: worker.clone(), memory_used_bytes, reports: slots }
+                let Heartbeat { memory_used_bytes, slots, draining, .. } =
+                    heartbeat.try_into().map_err(unreadable)?;
+                Event::Heartbeat {
+                    session,
+                    worker: worker.clone(),
+                    memory_used_bytes,
+                    draining,
+                    reports: slots,
+                }
             }
             Some(worker_message::Message::SlotStopped(stopped)) => {
                 let SlotStopped { slot, epoch, reason } = stopped.try_into().map_err(unreadable)?;
@@ -261,6 +297,7 @@ fn worker_status(worker: &WorkerView, look: &Look) -> WorkerStatus {
         slots: slots.map(|slot| (&report(slot)).into()).collect(),
         last_heartbeat_age_ms: look.now.since(worker.last_heard_at.unwrap_or(worker.since)).0,
         idle_reason: worker.idle_reason.clone().unwrap_or_default(),
+        waiting_for: worker.waiting_for.clone().unwrap_or_default(),
     }
 }
 

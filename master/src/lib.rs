@@ -24,6 +24,7 @@ mod testing;
 mod topics;
 mod unowned;
 mod web;
+mod workers;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ use crate::web::model::{Cluster, Slot, SlotState, WorkerState};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
     pub(crate) registrations: Counter,
+    pub(crate) heartbeats: Counter,
     pub(crate) grants: Counter,
     pub(crate) commits: Counter,
     pub(crate) store_failures: Counter,
@@ -38,6 +39,7 @@ impl Latest {
 pub(crate) fn registry(counters: &Counters, latest: Latest) -> Registry {
     let mut registry = Registry::with_prefix("millrace_master");
     registry.register("registrations", "Workers' registrations accepted", counters.registrations.clone());
+    registry.register("heartbeats", "Workers' heartbeats taken in", counters.heartbeats.clone());
     registry.register("grants", "Grants sent, repeated ones too", counters.grants.clone());
     registry.register("store_commits", "Changes of the state store", counters.commits.clone());
     registry.register(
@@ -72,11 +74,10 @@ impl Collector for ClusterCollector {
             "Records that a slot's slower sink does not hold yet, of all slots",
             lag,
         )?;
-        let workers = [WorkerState::Alive, WorkerState::Suspect, WorkerState::Unknown, WorkerState::Dead]
-            .map(|state| {
-                let count = cluster.workers.iter().filter(|worker| worker.state == state).count();
-                (state.word().to_lowercase(), count)
-            });
+        let workers = WorkerState::ALL.map(|state| {
+            let count = cluster.workers.iter().filter(|worker| worker.state == state).count();
+            (state.word().to_lowercase(), count)
+        });
         by_state(&mut encoder, "workers", "Workers by state", &workers)?;
         let slots = [
             SlotState::Free,

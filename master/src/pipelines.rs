@@ -7,14 +7,15 @@ use crate::handle::{Look, Refused};
 use crate::snapshot::{self, unix_now_ms};
 use crate::sources::Sources;
 use crate::web::model::{Pipeline, PipelineDetail};
+use crate::workers;
 
-/// Why a person does not get what they asked for; the text is ready to be shown.
+/// Why a person does not get what they asked for, of a pipeline or a worker; the text is ready to be shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// It can't be meant so.
     #[error("{0}")]
     Usage(String),
-    /// There is no such pipeline.
+    /// There is no such pipeline or worker.
     #[error("{0}")]
     Unknown(String),
     /// Not as things stand.
@@ -30,7 +31,9 @@ impl From<Refused> for Refusal {
         let words = refused.to_string();
         match refused {
             Refused::Unavailable(_) => Self::Unavailable(words),
-            Refused::Rejected(Rejection::UnknownPipeline { .. }) => Self::Unknown(words),
+            Refused::Rejected(Rejection::UnknownPipeline { .. } | Rejection::UnknownWorker { .. }) => {
+                Self::Unknown(words)
+            }
             Refused::Rejected(_) => Self::Now(words),
         }
     }
@@ -92,14 +95,11 @@ pub(crate) fn find<'a>(look: &'a Look, target: &str) -> Result<&'a PipelineView,
 
 /// The refusal for somebody who takes a worker for a pipeline.
 fn worker_named(look: &Look, target: &str) -> Option<Refusal> {
-    let pid = target.parse::<u32>().ok();
-    let workers = &look.view.workers;
-    let worker =
-        workers.iter().find(|worker| worker.spec.id.as_str() == target || Some(worker.spec.pid) == pid)?;
+    let worker = workers::find(look, target).ok()?;
     let (id, pid, host) = (&worker.spec.id, worker.spec.pid, &worker.spec.host);
     Some(Refusal::Usage(format!(
         "{target} is worker {id}, and `millrace kill` takes a pipeline. A worker is a process: on {host} type\n  \
-         kill {pid}       it commits what it has, gives its partitions up, and ends\n  \
+         kill {pid}       its partitions go to others, a few at a time, then it ends\n  \
          kill -9 {pid}    it is gone at once; others take its partitions over within a second"
     )))
 }

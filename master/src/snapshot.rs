@@ -83,6 +83,8 @@ fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
             core::WorkerState::Alive => WorkerState::Alive,
             core::WorkerState::Suspect => WorkerState::Suspect,
             core::WorkerState::Unknown => WorkerState::Unknown,
+            core::WorkerState::Draining => WorkerState::Draining,
+            core::WorkerState::Drained => WorkerState::Drained,
             core::WorkerState::Dead => WorkerState::Dead,
         },
         cores: spec.cores,
@@ -94,6 +96,8 @@ fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
         heartbeat_age_ms: times.now.since(heard).0,
         last_heartbeat_at_ms: times.unix(heard),
         idle_reason: worker.idle_reason.clone(),
+        waiting_for: worker.waiting_for.clone(),
+        zone: spec.zone.clone(),
         version: spec.version.clone(),
     }
 }
@@ -235,6 +239,7 @@ fn move_row(moved: &core::Move, times: Times) -> Move {
                 format!("worker {worker} was lost: {}", cause_words(*cause))
             }
             MoveReason::WorkerJoined { worker } => format!("worker {worker} joined"),
+            MoveReason::WorkerDrained { worker } => format!("worker {worker} is drained"),
             MoveReason::Uneven => "the workers' shares were uneven".into(),
             MoveReason::SlotStopped { worker, why } => format!("it stopped on {worker}: {why}"),
             MoveReason::MasterRestarted => "it had no owner when the master started".into(),
@@ -249,6 +254,7 @@ fn cause_words(cause: LossCause) -> &'static str {
         LossCause::SessionDropped => "its session dropped and did not come back",
         LossCause::ProcessGone => "its session dropped and its port refuses connections: the process is gone",
         LossCause::Silent => "no heartbeat for a whole lease",
+        LossCause::Left => "it was told to stop, and left",
         LossCause::Replaced => "another process registered under its id",
     }
 }

@@ -139,6 +139,10 @@ impl v1::MasterMessage {
         Self { message: Some(master_message::Message::ReportAll(v1::ReportAll {})) }
     }
 
+    pub fn leave() -> Self {
+        Self { message: Some(master_message::Message::Leave(v1::Leave {})) }
+    }
+
     pub fn revoke(slot: &SlotId, epoch: Epoch) -> Self {
         Self {
             message: Some(master_message::Message::Revoke(v1::Revoke {

@@ -6,6 +6,7 @@ mod compute;
 mod flight;
 mod kafka;
 pub mod lake;
+mod leaving;
 mod manager;
 mod metrics;
 mod rate;
@@ -20,13 +21,14 @@ use millrace_common::address::parse_host_port;
 use millrace_common::http::{self, BindError, Readiness};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{InvalidId, VERSION, WorkerId, WorkerSpec};
-use millrace_common::units::{format_bytes, parse_bytes};
+use millrace_common::units::{format_bytes, parse_bytes, parse_duration};
 use millrace_transform::Registry;
 use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
 use crate::budget::{Budget, divide};
 use crate::compute::ComputePool;
+use crate::leaving::Leaving;
 use crate::manager::{Manager, Parts, RunningSlots};
 use crate::session::Session;
 use crate::slot::Trial;
@@ -41,7 +43,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  \
     millrace worker --master 127.0.0.1:7077\n  \
-    millrace worker --master 127.0.0.1:7077 --cores 2 --memory 2GiB\n\n\
+    millrace worker --master 127.0.0.1:7077 --cores 2 --memory 2GiB\n  \
+    millrace worker --master 127.0.0.1:7077 --zone rack-3 --drain-timeout 60s\n\n\
     The S3 credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.\n\
     Everything else the worker learns from the master.")]
 pub struct Config {
@@ -69,6 +72,10 @@ pub struct Config {
     /// Rack or zone that this worker is in: a pipeline's partitions are spread over the zones.
     #[arg(long, value_parser = parse_zone, value_name = "NAME")]
     pub zone: Option<String>,
+    /// At SIGTERM or SIGINT, how long the partitions may take to move to other workers before this one commits what it
+    /// has and ends; 0s ends at once. A second signal cuts it short.
+    #[arg(long, default_value = "20s", value_parser = parse_duration, value_name = "TIME")]
+    pub drain_timeout: Duration,
 }
 
 fn parse_zone(text: &str) -> Result<String, String> {
@@ -104,7 +111,7 @@ pub enum Error {
     Program(#[source] std::io::Error),
 }
 
-/// Runs a worker until `shutdown` begins; then commits, gives its slots up, and returns.
+/// Runs a worker until `shutdown` begins; then lets its slots move to others, commits what is left, and returns.
 /// `transforms` are the kinds that its pipelines may name. The program must call [`try_records`] when it is run as
 /// `PROGRAM try-records`.
 pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Result<(), Error> {
@@ -143,6 +150,9 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         buffers = format_bytes(division.buffer_bytes), "worker starts"
     );
 
+    // What runs goes on while the slots move away.
+    let stop = shutdown.later();
+    let leaving = Leaving::default();
     let readiness = Readiness::waiting("the master");
     let budget = Budget::new(division.buffer_bytes);
     let running = RunningSlots::default();
@@ -158,7 +168,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         running: running.clone(),
         changed: Arc::clone(&changed),
         stopped,
-        shutdown: shutdown.clone(),
+        shutdown: stop.clone(),
     });
 
     let flight_metrics = flight::Metrics::default();
@@ -169,16 +179,21 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     // The session outlasts the slots' last commits, so that the master sees them as long as they run.
     let session_end = Shutdown::new();
     let shown = running.clone();
-    let flight = flight::serve(
-        flight_listener,
-        Arc::new(move || shown.all()),
-        flight_metrics.clone(),
-        shutdown.clone(),
-    );
-    let session = Session { masters: config.master, spec, running, budget, changed, orders, readiness };
-    let sessions = shutdown.spawn("session", session.run(to_tell, session_end.clone()));
+    let flight =
+        flight::serve(flight_listener, Arc::new(move || shown.all()), flight_metrics.clone(), stop.clone());
+    let session = Session {
+        masters: config.master,
+        spec,
+        running: running.clone(),
+        budget,
+        changed: Arc::clone(&changed),
+        orders,
+        leaving: leaving.clone(),
+        readiness: readiness.clone(),
+    };
+    let sessions = stop.spawn("session", session.run(to_tell, session_end.clone()));
     let server_end = session_end.clone();
-    shutdown.spawn("http", async move {
+    stop.spawn("http", async move {
         let served = axum::serve(listener, routes)
             .with_graceful_shutdown(async move { server_end.begun().await })
             .await;
@@ -187,7 +202,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         }
     });
     let server_end = session_end.clone();
-    shutdown.spawn("flight", async move {
+    stop.spawn("flight", async move {
         // Its streams end when the stop begins; the port stays as long as the process is one of the master's workers.
         tokio::select! {
             served = flight => if let Err(error) = served {
@@ -196,15 +211,22 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
             () = server_end.begun() => {}
         }
     });
-    let managing = shutdown.spawn("manager", manager.run(to_carry_out));
+    let managing = stop.spawn("manager", manager.run(to_carry_out));
 
-    shutdown.begun().await;
+    tokio::select! {
+        () = shutdown.begun() => {
+            leaving.drain(&changed, &running, &readiness, config.drain_timeout, &shutdown, &stop).await;
+        }
+        // A task panicked.
+        () = stop.begun() => {}
+    }
+    stop.begin();
     if tokio::time::timeout(STOP_DEADLINE, managing).await.is_err() {
         warn!("slots did not stop in time: their successors redo what is not committed");
     }
     session_end.begin();
     let _ = sessions.await;
-    if !shutdown.drained(Duration::from_secs(2)).await {
+    if !stop.drained(Duration::from_secs(2)).await {
         warn!("tasks still run, leaving");
     }
     info!("worker stopped");

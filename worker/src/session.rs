@@ -19,6 +19,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::budget::Budget;
+use crate::leaving::Leaving;
 use crate::manager::{Order, RunningSlots, Stopped};
 
 /// Messages that may wait for the connection to take them.
@@ -37,6 +38,7 @@ pub(crate) struct Session {
     /// Told when a heartbeat should not wait for its time.
     pub(crate) changed: std::sync::Arc<Notify>,
     pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) leaving: Leaving,
     pub(crate) readiness: Readiness,
 }
 
@@ -144,7 +146,7 @@ impl Session {
             memory_used_bytes: self.budget.used(),
             digest: slots.iter().map(|report| (&report.slot, report.epoch)).collect::<Digest>(),
             slots,
-            draining: false,
+            draining: self.leaving.has_begun(),
         })
     }
 
@@ -157,6 +159,10 @@ impl Session {
             Some(master_message::Message::Revoke(revoke)) => {
                 let revoke = millrace_proto::Revoke::try_from(revoke).map_err(unreadable)?;
                 Order::Revoke { slot: revoke.slot, epoch: revoke.epoch }
+            }
+            Some(master_message::Message::Leave(_)) => {
+                self.leaving.may_end();
+                return Ok(());
             }
             // Every heartbeat holds all reports.
             Some(master_message::Message::Registered(_) | master_message::Message::ReportAll(_)) | None => {

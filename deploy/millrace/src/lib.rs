@@ -2,6 +2,7 @@
 //! too, so that a program with transforms of its own is the same in everything else: see `docs/extending.md`.
 
 mod ask;
+mod drain;
 mod pipeline;
 mod table;
 mod tail;
@@ -66,6 +67,10 @@ enum Command {
     Kill(pipeline::Target),
     /// Show the latest rows of the running partitions, uncommitted ones marked.
     Tail(tail::Config),
+    /// Move a worker's partitions to others, a few at a time, and give it no new ones.
+    Drain(drain::Drain),
+    /// Let a drained worker take partitions again, or stop a drain half way.
+    Recommission(drain::Recommission),
     /// List a master's workers: id, pid, state, cores, memory, partitions.
     Workers(workers::Config),
 }
@@ -134,6 +139,8 @@ async fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode
         Command::Resume(target) => pipeline::resume(target).await.map(|()| true)?,
         Command::Kill(target) => pipeline::kill(target).await.map(|()| true)?,
         Command::Tail(config) => tail::run(config, shutdown).await.map(|()| true)?,
+        Command::Drain(config) => drain::drain(config).await.map(|()| true)?,
+        Command::Recommission(config) => drain::recommission(config).await.map(|()| true)?,
         Command::Workers(config) => workers::run(config).await.map(|()| true)?,
     };
     Ok(if is_well && !stop.has_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -61,6 +61,8 @@ fn object(status: &WorkerStatus) -> serde_json::Value {
         "slots": slots.collect::<Vec<_>>(),
         "heartbeat_age_ms": status.last_heartbeat_age_ms,
         "idle_reason": (!status.idle_reason.is_empty()).then_some(&status.idle_reason),
+        "waiting_for": (!status.waiting_for.is_empty()).then_some(&status.waiting_for),
+        "zone": (!worker.zone.is_empty()).then_some(worker.zone),
     })
 }
 
@@ -78,7 +80,8 @@ fn row(status: &WorkerStatus) -> [String; 6] {
         ),
         match status.slots.as_slice() {
             [] => status.idle_reason.clone(),
-            slots => partitions(slots),
+            slots if status.waiting_for.is_empty() => partitions(slots),
+            slots => format!("{} waiting for {}", partitions(slots), status.waiting_for),
         },
     ]
 }

@@ -1,7 +1,7 @@
 //! The coordinator: facts in, writes and directives out. What each fact means is in `liveness` and `drain` (workers),
 //! `pipelines`, `reports` and `grants` (slots), of the store in `restore`. Who should have which slot is `plan`'s.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millrace_types::{Epoch, Millis, PipelineId, SlotId, WorkerId};
@@ -10,7 +10,7 @@ use crate::backlog::{Backlog, Dirty};
 use crate::history::{History, MoveReason};
 use crate::index::Waiting;
 use crate::load::LEAST_LOAD;
-use crate::plan::Planned;
+use crate::plan::Queues;
 use crate::record::{
     CompletedRecord, MAX_STEP_BYTES, MAX_WRITES, PipelineRecord, RECORD_VERSION, Record, RecordBody,
     RecordKey, RestoreError, SlotGroup,
@@ -48,9 +48,9 @@ pub struct Coordinator {
     /// When slots moved that may be resting.
     pub(crate) moved: BTreeMap<SlotId, Millis>,
     /// Moves that were decided and wait for their turn.
-    pub(crate) planned: VecDeque<Planned>,
+    pub(crate) planned: Queues,
     /// The same, of draining workers.
-    pub(crate) drains: BTreeMap<WorkerId, VecDeque<Planned>>,
+    pub(crate) drains: Queues,
     /// What a slot of unknown load counts for.
     pub(crate) average_load: u64,
     pub(crate) timers: Timers,
@@ -94,8 +94,8 @@ impl Coordinator {
             given_up: BTreeSet::new(),
             avoiding: BTreeMap::new(),
             moved: BTreeMap::new(),
-            planned: VecDeque::new(),
-            drains: BTreeMap::new(),
+            planned: Queues::new(),
+            drains: Queues::new(),
             average_load: LEAST_LOAD,
             timers: Timers::default(),
             settle_at: Some(now.plus(settings.settle)),
@@ -114,6 +114,10 @@ impl Coordinator {
     /// Takes a fact in. A rejected one has changed nothing. A `now` before the last one counts as the last one.
     pub fn apply(&mut self, now: Millis, event: Event) -> Result<Step, Rejection> {
         self.check(&event)?;
+        let leaving = match &event {
+            Event::Heartbeat { worker, draining: true, .. } => Some(worker.clone()),
+            _ => None,
+        };
         let now = self.now.max(now);
         self.forgive_own_stall(now);
         self.now = now;
@@ -149,6 +153,9 @@ impl Coordinator {
         }
         self.reach_deadlines();
         self.assign();
+        if let Some(worker) = leaving {
+            self.let_go(&worker);
+        }
         if self.balance_at.is_none() && !self.workers.is_empty() && !self.slots.is_empty() {
             self.balance_at = Some(self.now.plus(self.settings.balance_interval));
         }

@@ -3,16 +3,16 @@
 
 use millrace_types::WorkerId;
 
-use crate::Rejection;
 use crate::backlog::Dirty;
 use crate::coordinator::Coordinator;
 use crate::state::{Drain, Life, Worker};
+use crate::{Directive, Rejection};
 
 impl Coordinator {
     pub(crate) fn check_drain(&self, id: &WorkerId) -> Result<(), Rejection> {
         match self.workers.get(id) {
             None => Err(Rejection::UnknownWorker { worker: id.clone() }),
-            Some(worker) if worker.life == Life::Dead => Err(Rejection::WorkerDead { worker: id.clone() }),
+            Some(worker) if worker.life == Life::Dead => Err(Rejection::WorkerIsDead { worker: id.clone() }),
             Some(_) => Ok(()),
         }
     }
@@ -20,8 +20,8 @@ impl Coordinator {
     pub(crate) fn check_recommission(&self, id: &WorkerId) -> Result<(), Rejection> {
         self.check_drain(id)?;
         match self.workers.get(id).map(|worker| worker.drain) {
-            Some(Drain { leaving: true, .. }) => Err(Rejection::Leaving { worker: id.clone() }),
-            Some(Drain { asked: false, .. }) => Err(Rejection::NotDraining { worker: id.clone() }),
+            Some(Drain { leaving: true, .. }) => Err(Rejection::WorkerIsLeaving { worker: id.clone() }),
+            Some(Drain { asked: false, .. }) => Err(Rejection::NotDrained { worker: id.clone() }),
             Some(_) | None => Ok(()),
         }
     }
@@ -64,19 +64,27 @@ impl Coordinator {
         }
     }
 
-    /// What a draining worker waits for; `None` once it has nothing left.
+    /// Tells a leaving worker from which nothing more is moved that it may go, again with each of its heartbeats.
+    pub(crate) fn let_go(&mut self, id: &WorkerId) {
+        let Some(worker) = self.workers.get(id) else { return };
+        let moves = worker.revoking > 0 || self.drains.contains_key(id);
+        if let (true, false, Some(session)) = (worker.drain.leaving, moves, worker.reachable()) {
+            self.directives.push(Directive::Leave { worker: id.clone(), session });
+        }
+    }
+
+    /// What a draining worker waits for; `None` when it holds nothing, or does not drain.
     pub(crate) fn drain_waits_for(&self, id: &WorkerId, worker: &Worker) -> Option<String> {
         let held = worker.holds.len();
-        if !worker.is_draining() || held == 0 {
+        if !worker.is_draining() || worker.life == Life::Dead || held == 0 {
             return None;
         }
-        let moving = worker.revoking > 0 || self.drains.get(id).is_some_and(|queue| !queue.is_empty());
-        if moving || self.replan || self.settle_at.is_some() {
-            let at_once = self.settings.drain_at_once;
-            return Some(format!("{held} slots to be given up, at most {at_once} at a time"));
-        }
-        Some(format!(
-            "no other worker has room for its {held} slots, which go on here: add a worker or memory"
-        ))
+        let slots = crate::view::counted(held, "slot");
+        let moves = worker.revoking > 0 || self.drains.contains_key(id) || self.settle_at.is_some();
+        Some(if moves {
+            format!("{slots} to be given up")
+        } else {
+            format!("a worker with room for its {slots}: none is there, add one")
+        })
     }
 }

@@ -95,6 +95,8 @@ pub enum Directive {
     },
     /// Tell the worker to give the slot up.
     Revoke { worker: WorkerId, session: u64, slot: SlotId, epoch: Epoch },
+    /// Tell the worker, which wants to end, that no slot is moved from it any more: it may.
+    Leave { worker: WorkerId, session: u64 },
     /// Tell the worker to put all its slots into the next heartbeat: what it runs is not what is known of it.
     ReportAll { worker: WorkerId, session: u64 },
     /// Try a connection to the worker's port: when it is refused, tell [`Event::ProcessGone`]; else nothing.
@@ -150,13 +152,13 @@ pub enum Rejection {
     #[error("worker {worker} is not known: `millrace workers` lists those that are")]
     UnknownWorker { worker: WorkerId },
     #[error("worker {worker} is dead: it has no slots to give up and takes none")]
-    WorkerDead { worker: WorkerId },
+    WorkerIsDead { worker: WorkerId },
     #[error("worker {worker} is not draining: it takes slots already")]
-    NotDraining { worker: WorkerId },
+    NotDrained { worker: WorkerId },
     #[error(
         "worker {worker} was told to end by its own process (SIGTERM), which can't be undone: start it again"
     )]
-    Leaving { worker: WorkerId },
+    WorkerIsLeaving { worker: WorkerId },
     #[error("worker {worker} has zone {zone:?}: expected at most 64 printable characters")]
     Zone { worker: WorkerId, zone: String },
     #[error("slot {slot} is not known")]

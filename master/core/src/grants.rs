@@ -37,7 +37,7 @@ impl Coordinator {
         self.grants_due = true;
         let goes_on = match &slot.hold {
             Hold::Free { home: Some(home), .. } => {
-                slot.halt.is_none() && self.workers.get(home).is_some_and(|home| self.accepts(home))
+                slot.halt.is_none() && self.workers.get(home).is_some_and(|home| self.takes_slots(home))
             }
             _ => false,
         };

@@ -26,7 +26,7 @@ pub enum MoveReason {
         beside: Beside,
     },
     /// The worker was to give its slots up.
-    Drained {
+    WorkerDrained {
         worker: WorkerId,
     },
     /// It stopped there again and again.
@@ -80,7 +80,7 @@ impl fmt::Display for MoveReason {
             Self::WorkerLost { worker, cause } => write!(f, "worker {worker} was lost: {cause}"),
             Self::WorkerJoined { worker, beside } => write!(f, "worker {worker} joined: {beside}"),
             Self::Uneven { beside } => write!(f, "the load was uneven: {beside}"),
-            Self::Drained { worker } => write!(f, "worker {worker} is drained"),
+            Self::WorkerDrained { worker } => write!(f, "worker {worker} is drained"),
             Self::KeepsFailing { worker } => write!(f, "it stopped on {worker} again and again"),
             Self::FewerPlaces => f.write_str("its worker offers fewer places than it had slots"),
             Self::FairShare { pipeline, its_places, our_places } => write!(
@@ -106,6 +106,8 @@ pub enum LossCause {
     Silent,
     /// Another process registered under its id.
     Replaced,
+    /// It was told to stop, gave up its slots, and ended.
+    Left,
 }
 
 /// A slot that was granted.
@@ -161,9 +163,10 @@ impl fmt::Display for LossCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SessionDropped => "its session dropped and did not come back",
-            Self::ProcessGone => "its process is gone",
-            Self::Silent => "it was silent for a whole lease",
+            Self::ProcessGone => "its session dropped and its port refuses connections: the process is gone",
+            Self::Silent => "no heartbeat for a whole lease",
             Self::Replaced => "another process registered under its id",
+            Self::Left => "it was told to stop, and left",
         })
     }
 }

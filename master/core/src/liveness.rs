@@ -6,7 +6,7 @@ use millrace_types::{Millis, SlotReport, VERSION, WorkerId, WorkerSpec};
 use crate::backlog::Dirty;
 use crate::coordinator::Coordinator;
 use crate::history::{Loss, LossCause, LostSlot, MoveReason};
-use crate::state::{Drain, Hold, Life, Worker};
+use crate::state::{Hold, Life, Worker};
 use crate::timers::Timer;
 use crate::{Directive, Rejection};
 
@@ -71,8 +71,8 @@ impl Coordinator {
             self.directives.push(Directive::EndSession { worker: id.clone(), session });
         }
         if other_process {
-            // What was asked of the earlier process is not asked of this one.
-            self.set_drain(&id, |drain| *drain = Drain::default());
+            // The earlier one was told to end. What a person asked for still holds.
+            self.set_drain(&id, |drain| drain.leaving = false);
         }
         if was_dead {
             self.join(&id);
@@ -114,6 +114,9 @@ impl Coordinator {
         worker.session = None;
         if worker.life != Life::Alive {
             return;
+        }
+        if worker.drain.leaving && worker.holds.is_empty() {
+            return self.bury(id, LossCause::Left);
         }
         worker.life = Life::Suspect { until: self.now.plus(self.settings.grace) };
         worker.since = self.now;
@@ -185,7 +188,7 @@ impl Coordinator {
         worker.life = Life::Dead;
         worker.since = self.now;
         let last_heard_at = worker.last_heard;
-        let drained = worker.is_draining();
+        let leaving = worker.drain.leaving;
         let (held, coming) = (worker.holds.clone(), worker.intended.clone());
         self.backlog.insert(Dirty::Worker(id.clone()));
         self.joiners.remove(id);
@@ -194,7 +197,8 @@ impl Coordinator {
         let mut lost = Vec::new();
         for slot_id in &held {
             let epoch = self.change_slot(slot_id, |slot| {
-                slot.deaths = slot.deaths.saturating_add(1);
+                // Who left was not killed by a record.
+                slot.deaths = slot.deaths.saturating_add(u32::from(!leaving));
                 let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
                 slot.hold = Hold::Free { from: Some(id.clone()), home: None, since, reason, urgent: true };
                 slot.epoch
@@ -211,10 +215,6 @@ impl Coordinator {
         }
         self.arm(id);
         self.replan = true;
-        // Who left as it was asked to is no loss.
-        if drained && lost.is_empty() {
-            return;
-        }
         let reassigned_at = lost.is_empty().then_some(self.now);
         self.history.lost(Loss {
             worker: id.clone(),
@@ -231,9 +231,14 @@ impl Coordinator {
         self.settle_at.get_or_insert(at);
     }
 
-    /// Whether free slots may go to the worker: it is alive, and not about to be declared dead.
-    pub(crate) fn takes_slots(&self, worker: &Worker) -> bool {
+    /// Whether the worker can be told anything: it is alive, and not about to be declared dead.
+    pub(crate) fn is_within_reach(&self, worker: &Worker) -> bool {
         worker.reachable().is_some() && self.deadline_of(worker) > self.now
+    }
+
+    /// Whether slots may go to the worker.
+    pub(crate) fn takes_slots(&self, worker: &Worker) -> bool {
+        self.is_within_reach(worker) && !worker.is_draining()
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct Planned {
     pub(crate) reason: MoveReason,
 }
 
+/// Decided moves by the worker that gives.
+pub(crate) type Queues = BTreeMap<WorkerId, VecDeque<Planned>>;
+
 /// What would be moved now, as [`Event::Rebalance`](crate::Event::Rebalance) would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RebalancePlan {
@@ -80,7 +83,7 @@ impl Named<'_> {
             (Cause::Uneven { beside: here, there } | Cause::Joined { beside: here, there }, _, _) => {
                 MoveReason::Uneven { beside: beside(here, there) }
             }
-            (Cause::Drained, Some(worker), _) => MoveReason::Drained { worker },
+            (Cause::Drained, Some(worker), _) => MoveReason::WorkerDrained { worker },
             (Cause::Avoided, Some(worker), _) => MoveReason::KeepsFailing { worker },
             (Cause::FairShare { pipeline }, _, _) => {
                 let slot = self.slots[change.item as usize];
@@ -237,7 +240,7 @@ impl Coordinator {
                         }
                         // Only a fair share takes a place away for nothing in return.
                         _ if planned.to.is_some() || matches!(cause, Cause::FairShare { .. }) => {
-                            self.planned.push_back(planned);
+                            self.planned.entry(planned.from.clone()).or_default().push_back(planned);
                         }
                         _ => {}
                     }
@@ -247,23 +250,37 @@ impl Coordinator {
         self.grants_due = true;
     }
 
-    /// As many as may be under way.
+    /// As many as may be under way. Whoever drains comes first: its process may be about to end.
     fn begin_moves(&mut self) {
-        while self.waiting.moving < self.settings.moves_at_once
-            && let Some(planned) = self.planned.pop_front()
-        {
-            self.begin_move(planned);
-        }
-        let mut drains = std::mem::take(&mut self.drains);
-        drains.retain(|from, queue: &mut VecDeque<Planned>| {
-            while self.workers.get(from).is_some_and(|worker| worker.revoking < self.settings.drain_at_once)
+        let drains = std::mem::take(&mut self.drains);
+        self.drains = self.begin_some(drains);
+        let planned = std::mem::take(&mut self.planned);
+        self.planned = self.begin_some(planned);
+    }
+
+    /// Gives back those that have to wait.
+    fn begin_some(&mut self, mut queues: Queues) -> Queues {
+        let (all, of_a_worker) =
+            (self.settings.moves_at_a_time.max(1), self.settings.moves_of_a_worker.max(1));
+        let mut done = Vec::new();
+        for (from, queue) in &mut queues {
+            if self.waiting.moving >= all {
+                break;
+            }
+            while self.waiting.moving < all
+                && self.workers.get(from).is_some_and(|worker| worker.revoking < of_a_worker)
                 && let Some(planned) = queue.pop_front()
             {
                 self.begin_move(planned);
             }
-            !queue.is_empty()
-        });
-        self.drains = drains;
+            if queue.is_empty() {
+                done.push(from.clone());
+            }
+        }
+        for from in done {
+            queues.remove(&from);
+        }
+        queues
     }
 
     /// Begins it, if it is still what it was when it was decided.
@@ -273,7 +290,7 @@ impl Coordinator {
             |slot| matches!(&slot.hold, Hold::Granted { owner, .. } if *owner == from && slot.halt.is_none()),
         );
         let taken =
-            to.as_ref().is_none_or(|to| self.workers.get(to).is_some_and(|worker| self.accepts(worker)));
+            to.as_ref().is_none_or(|to| self.workers.get(to).is_some_and(|worker| self.takes_slots(worker)));
         if !granted || !taken || !self.grants_slots_of(&id.pipeline) {
             return;
         }
@@ -306,15 +323,10 @@ impl Coordinator {
             .collect();
         for (id, home) in ready {
             // Whoever is still giving slots up gets its next one when they are gone: see `slot_stopped`.
-            if self.workers.get(&home).is_some_and(|worker| self.accepts(worker) && worker.has_room()) {
+            if self.workers.get(&home).is_some_and(|worker| self.takes_slots(worker) && worker.has_room()) {
                 self.grant(&id, &home);
             }
         }
-    }
-
-    /// Whether slots may go to the worker now.
-    pub(crate) fn accepts(&self, worker: &Worker) -> bool {
-        !worker.is_draining() && self.takes_slots(worker)
     }
 
     fn offer(&self, id: &WorkerId, worker: &Worker) -> Offer {
@@ -323,7 +335,7 @@ impl Coordinator {
             speed_percent: worker.speed,
             max_slots: worker.spec.max_slots,
             zone: worker.spec.zone.clone(),
-            unreachable: !self.takes_slots(worker),
+            unreachable: !self.is_within_reach(worker),
             draining: worker.is_draining(),
             joined: self.joiners.contains(id),
         }
@@ -360,7 +372,7 @@ impl Coordinator {
         };
         let mut homeless = Vec::new();
         for (seat, (_, worker)) in (0u32..).zip(&living) {
-            let takes = self.accepts(worker);
+            let takes = self.takes_slots(worker);
             // What it holds comes first: what is only to come has to go when there is no room for all.
             for (id, intended) in worker.intended.iter().filter(|(_, intended)| intended.held) {
                 add(id, intended.load.max(1), seat);
@@ -422,16 +434,5 @@ impl Coordinator {
         let load = worker.intended.values().map(|intended| intended.load).sum();
         let capacity = u64::from(worker.spec.cores) * CORE / 100 * u64::from(worker.speed);
         percent(share(load, capacity))
-    }
-
-    /// Places that pipelines have and could have: all places, and by pipeline the wanted slots without one.
-    pub(crate) fn places(&self) -> (u64, BTreeMap<&PipelineId, usize>) {
-        let open = self.workers.values().filter(|worker| worker.life == Life::Alive && !worker.is_draining());
-        let places = open.map(|worker| u64::from(worker.spec.max_slots)).sum();
-        let mut without = BTreeMap::new();
-        for id in self.waiting.unplaced.keys() {
-            *without.entry(&id.pipeline).or_insert(0) += 1;
-        }
-        (places, without)
     }
 }

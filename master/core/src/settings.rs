@@ -13,6 +13,11 @@ pub struct Settings {
     pub grace: Millis,
     /// Span after a join in which further joins are gathered, so that a cluster that starts is balanced once.
     pub settle: Millis,
+    /// Planned moves under way at the same time, in the whole cluster; 0 is taken as 1.
+    pub moves_at_a_time: usize,
+    /// Planned moves under way at the same time from one worker: each of their last commits takes its cores.
+    /// 0 is taken as 1.
+    pub moves_of_a_worker: usize,
     /// How long a dead worker stays on the page.
     pub dead_worker_retention: Millis,
     /// Wait before a slot that failed is granted anew; doubles with each failure that follows.
@@ -27,10 +32,6 @@ pub struct Settings {
     pub margin_percent: u32,
     /// How long a slot that moved is not moved for the load's sake.
     pub rest: Millis,
-    /// Most slots that are given up at a time so that another worker gets them.
-    pub moves_at_once: usize,
-    /// The same, of one draining worker.
-    pub drain_at_once: usize,
     /// Moves kept for the page.
     pub moves_kept: usize,
     /// Losses of workers kept for the page and the failover report.
@@ -46,6 +47,8 @@ impl Default for Settings {
             lease: Millis(3_000),
             grace: Millis(500),
             settle: Millis(200),
+            moves_at_a_time: 32,
+            moves_of_a_worker: 2,
             dead_worker_retention: Millis(16 * 60 * 1_000),
             first_retry: Millis(1_000),
             longest_retry: Millis(60_000),
@@ -53,8 +56,6 @@ impl Default for Settings {
             balance_interval: Millis(10_000),
             margin_percent: 20,
             rest: Millis(60_000),
-            moves_at_once: 32,
-            drain_at_once: 4,
             moves_kept: 256,
             losses_kept: 64,
             completed_kept: 200,
@@ -97,12 +98,6 @@ impl Settings {
             if span < self.heartbeat {
                 let expected = format!("at least a heartbeat ({})", self.heartbeat);
                 return wrong(key, span, expected);
-            }
-        }
-        for (key, bound) in [("moves_at_once", self.moves_at_once), ("drain_at_once", self.drain_at_once)] {
-            if bound == 0 {
-                let expected = "at least 1, or no slot ever moves".to_owned();
-                return Err(InvalidSettings { key, value: "0".to_owned(), expected });
             }
         }
         if self.longest_retry < self.first_retry {

@@ -98,7 +98,7 @@ async fn a_silent_worker_loses_its_slots_to_one_that_is_heard() {
             _ = beat.tick() => {
                 let reports = taken.iter().map(|(slot, epoch)| running(slot, *epoch)).collect();
                 let worker = "worker-2".parse().expect("id");
-                handle.tell(Event::Heartbeat { session: heard.number, worker, memory_used_bytes: 0, reports }).await;
+                handle.tell(Event::Heartbeat { session: heard.number, worker, memory_used_bytes: 0, draining: false, reports }).await;
             }
             (slot, epoch) = heard.next_grant() => {
                 taken.insert(slot, epoch);

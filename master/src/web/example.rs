@@ -24,6 +24,8 @@ fn worker(number: u16, state: WorkerState) -> Worker {
         heartbeat_age_ms: 120,
         last_heartbeat_at_ms: NOW,
         idle_reason: None,
+        waiting_for: None,
+        zone: None,
         version: "0.1.0".into(),
     }
 }

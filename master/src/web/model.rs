@@ -53,15 +53,29 @@ pub(crate) enum WorkerState {
     Suspect,
     /// Not heard since this master began: it may come back within the lease.
     Unknown,
+    /// Its slots go to others, a few at a time.
+    Draining,
+    /// It has no slots and gets none.
+    Drained,
     Dead,
 }
 
 impl WorkerState {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Alive, Self::Suspect, Self::Unknown, Self::Draining, Self::Drained, Self::Dead];
+
+    /// Its cores work, or could.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Alive | Self::Draining | Self::Drained)
+    }
+
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Alive => "ALIVE",
             Self::Suspect => "SUSPECT",
             Self::Unknown => "UNKNOWN",
+            Self::Draining => "DRAINING",
+            Self::Drained => "DRAINED",
             Self::Dead => "DEAD",
         }
     }
@@ -86,6 +100,9 @@ pub(crate) struct Worker {
     pub(crate) last_heartbeat_at_ms: u64,
     /// Why it has no slot.
     pub(crate) idle_reason: Option<String>,
+    /// What it waits for while it drains.
+    pub(crate) waiting_for: Option<String>,
+    pub(crate) zone: Option<String>,
     pub(crate) version: String,
 }
 
@@ -235,6 +252,8 @@ pub(crate) struct Totals {
     /// Suspect or unknown: not decided yet.
     pub(crate) unknown: usize,
     pub(crate) dead: usize,
+    /// Draining and drained ones.
+    pub(crate) draining: usize,
     pub(crate) cores: u32,
     pub(crate) cores_used: u32,
     pub(crate) memory_mib: u64,
@@ -244,15 +263,16 @@ pub(crate) struct Totals {
 impl Cluster {
     pub(crate) fn totals(&self) -> Totals {
         let count = |state| self.workers.iter().filter(|worker| worker.state == state).count();
-        let alive = || self.workers.iter().filter(|worker| worker.state == WorkerState::Alive);
+        let live = || self.workers.iter().filter(|worker| worker.state.is_live());
         Totals {
             alive: count(WorkerState::Alive),
             unknown: count(WorkerState::Suspect) + count(WorkerState::Unknown),
             dead: count(WorkerState::Dead),
-            cores: alive().map(|worker| worker.cores).sum(),
-            cores_used: alive().map(|worker| worker.cores_used).sum(),
-            memory_mib: alive().map(|worker| worker.memory_mib).sum(),
-            memory_used_bytes: alive().map(|worker| worker.memory_used_bytes).sum(),
+            draining: count(WorkerState::Draining) + count(WorkerState::Drained),
+            cores: live().map(|worker| worker.cores).sum(),
+            cores_used: live().map(|worker| worker.cores_used).sum(),
+            memory_mib: live().map(|worker| worker.memory_mib).sum(),
+            memory_used_bytes: live().map(|worker| worker.memory_used_bytes).sum(),
         }
     }
 }

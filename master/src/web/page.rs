@@ -57,7 +57,7 @@ fn summary(cluster: &Cluster) -> Markup {
         dl.summary {
             (term("URL", &html! { (cluster.url) }))
             (term("REST URL", &html! { (cluster.rest_url) }))
-            (term("Workers", &html! { (totals.alive) " Alive, " (totals.dead) " Dead, " (totals.unknown) " Unknown" }))
+            (term("Workers", &html! { (totals.alive) " Alive, " (totals.dead) " Dead, " (totals.unknown) " Unknown, " (totals.draining) " Draining" }))
             (term("Cores in use", &html! { (totals.cores) " Total, " (totals.cores_used) " Used" }))
             (term("Memory in use", &html! {
                 (format_bytes(totals.memory_mib << 20)) " Total, " (format_bytes(totals.memory_used_bytes)) " Used"
@@ -108,7 +108,7 @@ fn worker_row(worker: &Worker) -> Markup {
     html! {
         tr {
             td.id {
-                @if worker.state == WorkerState::Alive {
+                @if worker.state.is_live() {
                     a href=(format!("http://{}/metrics", worker.address)) rel="noreferrer" { (worker.id) }
                 } @else { (worker.id) }
             }
@@ -121,6 +121,7 @@ fn worker_row(worker: &Worker) -> Markup {
             td {
                 @for (index, slot) in worker.slots.iter().enumerate() { @if index > 0 { ", " } (slot) }
                 @if let Some(reason) = &worker.idle_reason { em { "idle: " (reason) } }
+                @if let Some(what) = &worker.waiting_for { " " em { "waiting for " (what) } }
             }
         }
     }

@@ -71,6 +71,7 @@ fn worker(worker: &Worker) -> Value {
         "state": match worker.state {
             WorkerState::Alive => "ALIVE",
             WorkerState::Suspect | WorkerState::Unknown => "UNKNOWN",
+            WorkerState::Draining | WorkerState::Drained => "DECOMMISSIONED",
             WorkerState::Dead => "DEAD",
         },
         "lastheartbeat": worker.last_heartbeat_at_ms,

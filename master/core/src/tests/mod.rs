@@ -1,5 +1,6 @@
 //! Tests of the scheduler: shares by property, single stories, and a seeded simulation of a whole cluster.
 
+mod drain;
 mod liveness;
 mod pipelines;
 mod rebalance;

@@ -1,6 +1,6 @@
 //! A coordinator with a store beside it, as the stories of the other modules drive it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_types::{
     Epoch, LakeTarget, Millis, NextOffset, PipelineDefinition, PipelineId, SlotId, SlotMetrics, SlotPhase,
@@ -63,7 +63,7 @@ pub(super) fn heard(session: u64, worker: WorkerId, reports: Vec<SlotReport>) ->
 /// Applies a step's writes to a store as one transaction, and checks what holds for each step.
 pub(super) fn commit(store: &mut BTreeMap<RecordKey, Record>, step: &Step) {
     assert!(step.writes.len() <= MAX_WRITES, "{} writes in one step", step.writes.len());
-    let mut keys = std::collections::BTreeSet::new();
+    let mut keys = BTreeSet::new();
     for write in &step.writes {
         match write {
             Write::Put(record) => {
@@ -87,6 +87,8 @@ pub(super) struct Cluster {
     /// What each worker runs.
     pub(super) running: BTreeMap<WorkerId, BTreeMap<SlotId, (Epoch, SlotPhase)>>,
     pub(super) sessions: BTreeMap<WorkerId, u64>,
+    /// Workers whose processes were told to stop.
+    pub(super) leaving: BTreeSet<WorkerId>,
     next_session: u64,
 }
 
@@ -100,6 +102,7 @@ impl Cluster {
             store: BTreeMap::new(),
             running: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             next_session: 1,
         }
     }
@@ -161,9 +164,10 @@ impl Cluster {
                 self.running.entry(worker.clone()).or_default().remove(&slot);
                 self.apply(Event::SlotStopped { session, worker, slot, epoch, reason: StopReason::Revoked })
             }
-            Directive::Probe { .. } | Directive::EndSession { .. } | Directive::ReportAll { .. } => {
-                Vec::new()
-            }
+            Directive::Probe { .. }
+            | Directive::EndSession { .. }
+            | Directive::ReportAll { .. }
+            | Directive::Leave { .. } => Vec::new(),
         }
     }
 
@@ -195,7 +199,11 @@ impl Cluster {
             *phase = SlotPhase::Running;
         }
         let reports = self.reports(worker);
-        self.apply(heard(session, worker.clone(), reports))
+        let mut event = heard(session, worker.clone(), reports);
+        if let Event::Heartbeat { draining, .. } = &mut event {
+            *draining = self.leaving.contains(worker);
+        }
+        self.apply(event)
     }
 
     /// Lets time pass; workers with a session send heartbeats.

@@ -50,6 +50,8 @@ impl World {
             settle: Millis(chance.pick(&[0, 200, 1_000]).unwrap_or(0)),
             grace: Millis(chance.pick(&[0, 500, 2_000]).unwrap_or(0)),
             longest_retry: Millis(4_000),
+            balance_interval: Millis(2_000),
+            rest: Millis(5_000),
             dead_worker_retention: Millis(chance.pick(&[5_000, 960_000]).unwrap_or(0)),
             ..Settings::default()
         };
@@ -379,6 +381,7 @@ impl World {
             }
             // Its heartbeats hold all reports anyway.
             Directive::ReportAll { .. } => {}
+            Directive::Leave { worker, .. } => unreachable!("{worker} was not told to stop"),
             Directive::Probe { worker, .. } => {
                 self.tally.drops += 1;
                 if self.speaker(&worker).is_none() && self.chance.percent(70) {
