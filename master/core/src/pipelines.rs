@@ -10,7 +10,7 @@ use millrace_types::{PipelineDefinition, PipelineId, SlotId};
 
 use crate::Rejection;
 use crate::backlog::Dirty;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Balance, Coordinator};
 use crate::history::MoveReason;
 use crate::record::{MAX_SLOT_RECORDS, SLOTS_PER_RECORD, SlotGroup, SlotRecord, SlotRemains, Stage};
 use crate::state::{Completed, Hold, Pipeline, Resend, Slot};
@@ -164,7 +164,16 @@ impl Coordinator {
             self.bring_back(&id, &completed);
         }
         let Some(pipeline) = self.pipelines.get_mut(&id) else { return };
-        if pipeline.stage != Stage::Running || *pipeline.definition != definition {
+        let same =
+            PipelineDefinition { weight: definition.weight, ..(*pipeline.definition).clone() } == definition;
+        if same && pipeline.stage == Stage::Running {
+            // Its weight is the master's matter alone: no slot stops for it.
+            if pipeline.definition.weight != definition.weight {
+                pipeline.definition = Arc::new(definition);
+                self.backlog.insert(Dirty::Pipeline(id.clone()));
+                self.look_at_load(Balance::Timely);
+            }
+        } else {
             pipeline.definition = Arc::new(definition);
             self.enter(&id, Stage::Changing);
         }
