@@ -54,6 +54,9 @@ pub struct Coordinator {
     /// What a slot of unknown load counts for.
     pub(crate) average_load: u64,
     pub(crate) timers: Timers,
+    /// Slots that were seen open, which is stored with others of this moment, and when.
+    pub(crate) newly_opened: BTreeSet<SlotId>,
+    pub(crate) note_opened_at: Option<Millis>,
     /// Until when joins are gathered before shares are evened out.
     pub(crate) settle_at: Option<Millis>,
     /// When the load is looked at next, and was last.
@@ -98,6 +101,8 @@ impl Coordinator {
             drains: Queues::new(),
             average_load: LEAST_LOAD,
             timers: Timers::default(),
+            newly_opened: BTreeSet::new(),
+            note_opened_at: None,
             settle_at: Some(now.plus(settings.settle)),
             balance_at: None,
             balanced_at: now,
@@ -165,7 +170,7 @@ impl Coordinator {
     /// When [`Event::DeadlineReached`] is due, if nothing else comes before. It may find nothing to do.
     pub fn next_deadline(&self) -> Option<Millis> {
         let now = (!self.backlog.is_empty() || !self.given_up.is_empty()).then_some(self.now);
-        self.timers.first().into_iter().chain(self.settle_at).chain(self.balance_at).chain(now).min()
+        self.timers.first().into_iter().chain(self.note_opened_at).chain(self.settle_at).chain(self.balance_at).chain(now).min()
     }
 
     /// Whether the store holds all that is in memory, if each step was committed: what does not fit into one step
@@ -250,6 +255,9 @@ impl Coordinator {
                 Timer::Worker(id) => self.look_after(&id),
                 Timer::Slot(id) => self.end_waits(&id),
             }
+        }
+        if self.note_opened_at.is_some_and(|at| at <= self.now) {
+            self.note_opened();
         }
         self.settle_pipelines();
         if self.settle_at.is_some_and(|at| at <= self.now) {

@@ -49,6 +49,9 @@ impl Coordinator {
 
     pub(crate) fn grant(&mut self, id: &SlotId, to: &WorkerId) {
         let resend = Resend::after(self.now, self.settings.heartbeat);
+        if self.newly_opened.contains(id) {
+            self.note_opened();
+        }
         let granted = Hold::Granted { owner: to.clone(), resend };
         let taken = self.change_slot(id, |slot| {
             if !matches!(slot.hold, Hold::Free { .. }) {

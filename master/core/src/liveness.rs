@@ -76,16 +76,21 @@ impl Coordinator {
         }
         if was_dead {
             self.join(&id);
+        } else {
+            self.replan = true;
+            self.grants_due = true;
         }
         self.arm(&id);
-        self.replan = true;
-        self.grants_due = true;
         self.compare(&id, running, true);
     }
 
-    /// The worker takes its share when the joins of this moment are gathered.
+    /// The worker takes its share when the joins of this moment are gathered. What nobody had room for goes to the
+    /// first of them at once and waits with the others: a thousand workers that come back together are no reason to
+    /// share out a thousand times.
     fn join(&mut self, id: &WorkerId) {
         if !self.draining.contains(id) {
+            self.replan |= self.settle_at.is_none();
+            self.grants_due |= self.replan;
             self.joiners.insert(id.clone());
             self.settle();
         }
@@ -100,8 +105,6 @@ impl Coordinator {
             worker.life = Life::Alive;
             worker.since = self.now;
             self.backlog.insert(Dirty::Worker(id.clone()));
-            self.replan = true;
-            self.grants_due = true;
             self.join(id);
             self.arm(id);
         }

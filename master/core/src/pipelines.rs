@@ -281,6 +281,7 @@ impl Coordinator {
 
     /// What remains of the pipeline is stored before its slots are removed.
     fn complete(&mut self, id: &PipelineId, killed_at_ms: u64) {
+        self.note_opened();
         let (first, last) = ends(id);
         let slots: Vec<SlotId> = self.slots.range(first..=last).map(|(slot, _)| slot.clone()).collect();
         let Some(pipeline) = self.pipelines.get(id) else { return };

@@ -145,7 +145,6 @@ impl Coordinator {
         });
         self.history.owned_again(id, worker, epoch, self.now);
         self.touch(id);
-        self.replan = true;
     }
 
     /// Takes a report of the current grant in. Tells whether it shows what was asked for.
@@ -158,19 +157,31 @@ impl Coordinator {
             slot.load.observe(now, report.epoch, &report.metrics, span);
         }
         let newly_opened = running && !slot.opened;
-        slot.opened |= running;
         let as_asked = match slot.hold {
             Hold::Revoking { .. } => report.phase == SlotPhase::Revoking,
             Hold::Granted { .. } | Hold::Free { .. } => true,
         };
         self.history.reported(&report, now);
-        if newly_opened {
-            self.touch(&report.slot);
+        if newly_opened && self.newly_opened.insert(report.slot.clone()) {
+            // One record holds many slots: those that open together are written together.
+            let at = now.plus(self.settings.settle);
+            self.note_opened_at.get_or_insert(at);
         }
         if let Some(slot) = self.slots.get_mut(&report.slot) {
             slot.report = Some(report);
         }
         as_asked
+    }
+
+    /// From now on Kafka must hold a record of these slots.
+    pub(crate) fn note_opened(&mut self) {
+        self.note_opened_at = None;
+        for id in std::mem::take(&mut self.newly_opened) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.opened = true;
+                self.touch(&id);
+            }
+        }
     }
 
     /// Sends the directives again whose effect the worker does not show.
