@@ -10,7 +10,7 @@ use crate::coordinator::{Balance, Coordinator};
 use crate::history::{Beside, MoveReason};
 use crate::rebalance::{CORE, Demand, Numbering, Offer, Wish, seat_of, zones_of};
 use crate::solver::{Cause, Change, Evening, Item, NOBODY, Problem, share, solve};
-use crate::state::{Hold, Life, Resend, Worker};
+use crate::state::{Hold, Life, Resend, Slot, Worker};
 
 /// A decided move that has not begun.
 #[derive(Debug, Clone)]
@@ -218,6 +218,10 @@ impl Coordinator {
             let Some(slot) = self.slots.get(&id) else { continue };
             match &slot.hold {
                 Hold::Free { .. } => {
+                    if let Some(to) = wanted.as_ref().filter(|to| self.may_grant(slot, to, !urgent_only)) {
+                        self.grant(&id, to);
+                        continue;
+                    }
                     self.change_slot(&id, |slot| {
                         if let Hold::Free { home, .. } = &mut slot.hold {
                             *home = wanted;
@@ -310,23 +314,25 @@ impl Coordinator {
         if !std::mem::take(&mut self.grants_due) {
             return;
         }
-        let ready: Vec<(SlotId, WorkerId)> = self
-            .waiting
-            .homed
-            .iter()
-            .filter_map(|id| {
-                let slot = self.slots.get(id)?;
-                let Hold::Free { home: Some(home), urgent, .. } = &slot.hold else { return None };
-                let may = slot.retry_at.is_none() && (settled || *urgent);
-                may.then(|| (id.clone(), home.clone()))
-            })
-            .collect();
-        for (id, home) in ready {
-            // Whoever is still giving slots up gets its next one when they are gone: see `slot_stopped`.
-            if self.workers.get(&home).is_some_and(|worker| self.takes_slots(worker) && worker.has_room()) {
+        let homed: Vec<SlotId> = self.waiting.homed.iter().cloned().collect();
+        for id in homed {
+            let Some(slot) = self.slots.get(&id) else { continue };
+            if let Hold::Free { home: Some(home), .. } = &slot.hold
+                && self.may_grant(slot, home, settled)
+            {
+                let home = home.clone();
                 self.grant(&id, &home);
             }
         }
+    }
+
+    /// Whether the free slot may be granted to the worker now. Who is still giving slots up gets its next one when
+    /// they are gone: see `slot_stopped`.
+    fn may_grant(&self, slot: &Slot, to: &WorkerId, settled: bool) -> bool {
+        let urgent = matches!(slot.hold, Hold::Free { urgent: true, .. });
+        slot.retry_at.is_none()
+            && (settled || urgent)
+            && self.workers.get(to).is_some_and(|worker| self.takes_slots(worker) && worker.has_room())
     }
 
     fn offer(&self, id: &WorkerId, worker: &Worker) -> Offer {
