@@ -152,7 +152,8 @@ impl Cluster {
 }
 
 fn worker_id(number: usize) -> WorkerId {
-    WorkerId::new(format!("worker-20240115103000-10.0.{}.{}-{number}", number / 250, number % 250)).expect("plain")
+    WorkerId::new(format!("worker-20240115103000-10.0.{}.{}-{number}", number / 250, number % 250))
+        .expect("plain")
 }
 
 fn spec(number: usize) -> WorkerSpec {
@@ -298,7 +299,9 @@ fn exponent(points: &[(f64, f64)]) -> f64 {
 
 fn main() {
     let rows: Vec<Row> = [10, 100, 1_000, 10_000].map(measure).into();
-    println!("workers   slots  scratch ms  join ms  loss ms  look at load ms  heartbeat us  full one us  memory MB  moved by join, loss");
+    println!(
+        "workers   slots  scratch ms  join ms  loss ms  look at load ms  heartbeat us  full one us  memory MB  moved by join, loss"
+    );
     for row in &rows {
         println!(
             "{:>7} {:>7}  {:>10.2}  {:>7.3}  {:>7.3}  {:>15.2}  {:>12.2}  {:>11.2}  {:>9.2}  {}, {}",

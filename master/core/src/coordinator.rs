@@ -170,7 +170,14 @@ impl Coordinator {
     /// When [`Event::DeadlineReached`] is due, if nothing else comes before. It may find nothing to do.
     pub fn next_deadline(&self) -> Option<Millis> {
         let now = (!self.backlog.is_empty() || !self.given_up.is_empty()).then_some(self.now);
-        self.timers.first().into_iter().chain(self.note_opened_at).chain(self.settle_at).chain(self.balance_at).chain(now).min()
+        self.timers
+            .first()
+            .into_iter()
+            .chain(self.note_opened_at)
+            .chain(self.settle_at)
+            .chain(self.balance_at)
+            .chain(now)
+            .min()
     }
 
     /// Whether the store holds all that is in memory, if each step was committed: what does not fit into one step

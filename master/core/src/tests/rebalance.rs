@@ -243,6 +243,98 @@ proptest! {
     }
 }
 
+/// Loads from a cluster with hot slots; all else as `ample`.
+fn with_loads(mut demand: Demand, loads: &[u64]) -> Demand {
+    for (wish, load) in demand.slots.values_mut().zip(loads.iter().cycle()) {
+        wish.load = *load;
+    }
+    demand
+}
+
+fn load_of(demand: &Demand, assignment: &Assignment, worker: &WorkerId) -> u64 {
+    let own = assignment.owners.iter().filter(|(_, owner)| *owner == worker);
+    own.map(|(slot, _)| demand.slots[slot].load).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_join_takes_at_most_its_share_of_the_load(
+        demand in ample(), joiner in 1_u32..=16, loads in prop::collection::vec(10_000_u64..3_000_000, 1..40),
+    ) {
+        let demand = with_loads(demand, &loads);
+        let before = rebalance(&demand, &Assignment::default());
+        let before = rebalance(&demand, &before);
+        let mut larger = demand.clone();
+        larger.evening = Evening::Joiners;
+        let joined = worker(50);
+        larger.workers.insert(joined.clone(), Offer { joined: true, ..offer(joiner, 1_000) });
+        let after = rebalance(&larger, &before);
+        let moves = moved(&before, &after);
+        prop_assert!(moves.iter().all(|slot| after.owners.get(slot) == Some(&joined)), "nothing else moves");
+        let cores: u64 = larger.workers.values().map(|offer| u64::from(offer.cores)).sum();
+        let all: u64 = demand.slots.values().map(|wish| wish.load).sum();
+        let fair = all as f64 * f64::from(joiner) / cores as f64;
+        let heaviest = moves.iter().map(|slot| demand.slots[slot].load).max().unwrap_or(0);
+        let taken = load_of(&larger, &after, &joined);
+        prop_assert!((taken as f64) < fair + heaviest as f64 + 1.0, "{} of a share of {}", taken, fair);
+    }
+
+    #[test]
+    fn a_loss_moves_the_lost_slots_only_whatever_their_load(
+        demand in ample(), index in any::<prop::sample::Index>(),
+        loads in prop::collection::vec(10_000_u64..3_000_000, 1..40),
+    ) {
+        let mut demand = with_loads(demand, &loads);
+        let before = rebalance(&demand, &Assignment::default());
+        let gone = worker(index.index(demand.workers.len()));
+        demand.workers.remove(&gone);
+        demand.evening = Evening::None;
+        let after = rebalance(&demand, &before);
+        for slot in moved(&before, &after) {
+            prop_assert_eq!(before.owners.get(&slot), Some(&gone));
+        }
+    }
+
+    #[test]
+    fn in_the_end_nothing_is_clearly_better_elsewhere(
+        demand in ample(), previous in any_previous(), loads in prop::collection::vec(10_000_u64..3_000_000, 1..40),
+    ) {
+        let mut demand = with_loads(demand, &loads);
+        demand.margin_percent = 20;
+        let after = rebalance(&demand, &previous);
+        for (slot, owner) in &after.owners {
+            let beside = (load_of(&demand, &after, owner) - demand.slots[slot].load) as f64;
+            let here = beside / f64::from(demand.workers[owner].cores);
+            for (other, offer) in &demand.workers {
+                let there = load_of(&demand, &after, other) as f64 / f64::from(offer.cores);
+                prop_assert!(other == owner || here <= there * 1.2 + 1.0, "{}: {} here, {} there", slot, here, there);
+            }
+        }
+    }
+
+    #[test]
+    fn scarce_places_are_shared_by_weight(
+        first in 0_usize..40, second in 0_usize..40, places in 1_u32..20, weight in 1_u32..5,
+    ) {
+        let mut demand = Demand::default();
+        demand.workers.insert(worker(0), offer(1, places));
+        demand.workers.insert(worker(1), offer(4, places));
+        demand.slots.extend((0..first).map(|number| (slot_of("clicks-1", number), plain())));
+        demand.slots.extend((0..second).map(|number| (slot_of("views-1", number), plain())));
+        demand.weights.insert(slot_of("views-1", 0).pipeline, weight);
+        let after = rebalance(&demand, &Assignment::default());
+        let of = |pipeline| demand.workers.keys().map(|id| count_of(&after, id, pipeline)).sum::<usize>();
+        let (clicks, views, all) = (of("clicks-1"), of("views-1"), places as usize * 2);
+        prop_assert_eq!(clicks + views, all.min(first + second));
+        let weight = weight as usize;
+        // Who has less than it wants has at least its share, but for one place.
+        prop_assert!(clicks == first || (clicks + 1) * (weight + 1) >= all, "{} and {} of {}", clicks, views, all);
+        prop_assert!(views == second || (views + 1) * (weight + 1) >= all * weight, "{} and {} of {}", clicks, views, all);
+    }
+}
+
 #[test]
 fn who_joins_gets_slots_of_each_pipeline() {
     let mut demand = cluster(&[1], 0);
