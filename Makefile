@@ -28,7 +28,7 @@ demo: build-tools
 	exec $(TARGET)/release/millrace demo $(ARGS)
 
 test: build-tools
-	@$(call get_parts,kafka s3); \
+	@$(call get_parts,kafka s3 etcd); \
 	$(MAKE) --no-print-directory check || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting
 	cargo build --release --locked -p millrace -p millrace-e2e --bins

@@ -10,6 +10,8 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+use crate::secret::{self, SecretError};
+
 /// An opened lake: the store and the prefix below which everything of the pipeline lies.
 #[derive(Debug, Clone)]
 pub struct Lake {
@@ -32,8 +34,12 @@ impl Lake {
 pub enum LakeError {
     #[error("lake {url:?} can't be read: {reason}; expected s3://bucket/prefix or file:///folder/prefix")]
     Url { url: String, reason: String },
-    #[error("the secret for lake {url:?} can't be read from {place}: {reason}")]
-    Secret { url: String, place: String, reason: String },
+    #[error("lake {url:?}: {source}")]
+    Secret {
+        url: String,
+        #[source]
+        source: SecretError,
+    },
     #[error("lake {url:?} can't be opened: {source}")]
     Open {
         url: String,
@@ -97,19 +103,7 @@ pub fn open(target: &LakeTarget) -> Result<Lake, LakeError> {
 }
 
 fn secret(reference: &SecretReference, url: &str) -> Result<String, LakeError> {
-    let (place, value) = match reference {
-        SecretReference::Environment(name) => {
-            (format!("environment variable {name}"), std::env::var(name).map_err(|error| error.to_string()))
-        }
-        SecretReference::File(path) => {
-            (format!("file {path}"), std::fs::read_to_string(path).map_err(|error| error.to_string()))
-        }
-    };
-    value.map(|text| text.trim().to_owned()).map_err(|reason| LakeError::Secret {
-        url: url.to_owned(),
-        place,
-        reason,
-    })
+    secret::read(reference).map_err(|source| LakeError::Secret { url: url.to_owned(), source })
 }
 
 #[cfg(test)]

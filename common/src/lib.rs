@@ -10,6 +10,7 @@ pub mod lake;
 pub mod ledger;
 pub mod port_holder;
 pub mod record;
+pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;

@@ -8,24 +8,26 @@ use millrace_common::backoff::Backoff;
 use millrace_common::kafka::{SetUpError, ensure_topics};
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::PipelineDefinition;
-use millrace_master_core::{Event, PipelineRecord, RECORD_VERSION, Record, RecordBody, Stage};
+use millrace_master_core::{Event, Record, RecordBody, Stage};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::config::{AnotherPipeline, BUILT_IN, PipelineConfig};
+use crate::config::{BUILT_IN, PipelineConfig};
+use crate::driver::RestoreFailure;
 use crate::handle::{Handle, Refused};
 use crate::health::Health;
 use crate::kafka_check::{self, CheckError};
 use crate::lake_claim::{self, ClaimError};
-use crate::records::{self, UnreadableEntry};
-use crate::store::{Store, StoreError};
+use crate::records;
+use crate::store::Store;
 use crate::topics::{self, TopicError};
 
 /// Name under which the set-up waits in `/readyz`.
 pub(crate) const PART: &str = "pipeline";
 
 /// The pipeline at the master's start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum BuiltIn {
     /// The flags or a person's `kill` say that there is none.
     Absent,
@@ -33,17 +35,6 @@ pub(crate) enum BuiltIn {
     New,
     /// Restored from the store; its slots are worked on already.
     Known(Box<PipelineDefinition>),
-}
-
-/// The store can't be read, or the flags contradict it.
-#[derive(Debug, thiserror::Error)]
-pub enum BuiltInError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Entry(#[from] UnreadableEntry),
-    #[error(transparent)]
-    Flags(#[from] AnotherPipeline),
 }
 
 /// The pipeline can't be admitted.
@@ -75,11 +66,14 @@ impl SetUpRefusal {
     }
 }
 
-/// Looks the pipeline up in the store, and stores what the flags change in it.
-pub(crate) async fn find(store: &mut Store, config: &PipelineConfig) -> Result<BuiltIn, BuiltInError> {
-    let records = records::records(&store.load().await?)?;
+/// Looks the pipeline up in what is stored, and stores what the flags change in it.
+pub(crate) async fn find(
+    store: &mut Store,
+    records: &mut [Record],
+    config: &PipelineConfig,
+) -> Result<BuiltIn, RestoreFailure> {
     for record in records {
-        match record.body {
+        match &mut record.body {
             RecordBody::Pipeline(stored) if stored.definition.name == BUILT_IN => {
                 if matches!(stored.stage, Stage::Killed { .. }) {
                     return Ok(BuiltIn::Absent);
@@ -88,10 +82,11 @@ pub(crate) async fn find(store: &mut Store, config: &PipelineConfig) -> Result<B
                 if definition != stored.definition {
                     info!(pipeline = %definition.id, "the pipeline's addresses or limits have changed");
                     // Its slots are given up before any is granted by the new definition.
-                    let stage = if stored.stage == Stage::Running { Stage::Changing } else { stored.stage };
-                    let record = PipelineRecord { definition: definition.clone(), stage };
-                    let body = RecordBody::Pipeline(Box::new(record));
-                    store.commit(vec![records::put(&Record { version: RECORD_VERSION, body })]).await?;
+                    if stored.stage == Stage::Running {
+                        stored.stage = Stage::Changing;
+                    }
+                    stored.definition = definition.clone();
+                    store.commit(vec![records::put(record)]).await?;
                 }
                 return Ok(BuiltIn::Known(Box::new(definition)));
             }
@@ -105,8 +100,37 @@ pub(crate) async fn find(store: &mut Store, config: &PipelineConfig) -> Result<B
     Ok(BuiltIn::New)
 }
 
+/// Sets the pipeline up whenever this master begins to lead, until the shutdown begins.
+pub(crate) async fn keep(
+    mut leading: watch::Receiver<Option<BuiltIn>>,
+    config: &PipelineConfig,
+    handle: &Handle,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> Result<(), SetUpRefusal> {
+    while !shutdown.has_begun() {
+        let found = leading.borrow_and_update().clone();
+        if let Some(built_in) = &found {
+            tokio::select! {
+                done = set_up(built_in, config, handle, health, shutdown) => done?,
+                Ok(()) = leading.changed() => continue,
+            }
+        } else {
+            // A standby waits for nothing.
+            health.set_ready(PART);
+        }
+        tokio::select! {
+            changed = leading.changed() => if changed.is_err() {
+                return Ok(());
+            },
+            () = shutdown.begun() => {}
+        }
+    }
+    Ok(())
+}
+
 /// Tries until the pipeline is admitted or the shutdown begins.
-pub(crate) async fn set_up(
+async fn set_up(
     built_in: &BuiltIn,
     config: &PipelineConfig,
     handle: &Handle,
@@ -161,7 +185,7 @@ async fn admit(config: &PipelineConfig, handle: &Handle) -> Result<(), SetUpRefu
         let (pipeline, reason) = (BUILT_IN.to_owned(), refused.to_string());
         match refused {
             Refused::Rejected(_) => SetUpRefusal::Submission { pipeline, reason },
-            Refused::Unavailable(_) => SetUpRefusal::Store { pipeline, reason },
+            Refused::Unavailable(_) | Refused::Standby { .. } => SetUpRefusal::Store { pipeline, reason },
         }
     };
     let reserved = handle.reserve(BUILT_IN).await.map_err(failed)?;

@@ -8,7 +8,7 @@ use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, SecretR
 use millrace_common::units::{parse_bytes, parse_duration};
 
 use crate::draft::{parse_endpoint, parse_lake};
-use crate::store::StateLocation;
+use crate::store::{EtcdFlags, StateLocation};
 
 /// Name of the pipeline that the master makes by itself.
 pub(crate) const BUILT_IN: &str = "clickstream";
@@ -25,7 +25,8 @@ const DEFAULT_LAKE: &str = "s3://acme.eu-west-1.stg.data.lake/clickstream-data";
 #[command(after_help = "Examples:\n  \
     millrace master --kafka 127.0.0.1:9092 --s3-endpoint http://127.0.0.1:9000\n  \
     millrace master --state file:/var/lib/millrace --lake file:///data/lake\n  \
-    millrace master --no-pipeline\n\n\
+    millrace master --no-pipeline\n  \
+    millrace master --state etcd://10.0.0.1,10.0.0.2,10.0.0.3 --bind 10.0.0.7:7077\n\n\
     Secrets are named, never given: the master and each worker read the variable or the file on their own host.")]
 pub struct Config {
     /// Where workers and the command line reach the master.
@@ -34,9 +35,20 @@ pub struct Config {
     /// Where the status page is.
     #[arg(long, default_value = "127.0.0.1:18080", value_name = "HOST:PORT")]
     pub http_bind: SocketAddr,
-    /// Where assignments and epochs are kept: memory, or file:DIR.
+    /// Host name or address under which workers, people and other masters reach this one; by default the one that it
+    /// listens on.
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+    /// Where assignments and epochs are kept: memory, file:DIR, or etcd://HOST:PORT,…[/PREFIX] for several masters, of
+    /// which one leads.
     #[arg(long, env = "MILLRACE_STATE", default_value = "file:millrace-state", value_name = "WHERE")]
     pub state: StateLocation,
+    /// Name of the cluster: masters of another one are refused at the same state in etcd.
+    #[arg(long, default_value = "millrace", value_name = "NAME")]
+    pub cluster: String,
+    /// A leader that etcd does not hear for this long leads no more; whole seconds.
+    #[arg(long, default_value = "3s", value_parser = parse_leader_lease, value_name = "TIME")]
+    pub leader_lease: Duration,
     /// How often a worker reports.
     #[arg(long, default_value = "500ms", value_parser = parse_positive_duration, value_name = "TIME")]
     pub heartbeat_interval: Duration,
@@ -60,7 +72,30 @@ pub struct Config {
     )]
     pub no_pipeline: bool,
     #[command(flatten)]
+    pub etcd: EtcdFlags,
+    #[command(flatten)]
     pub pipeline: PipelineConfig,
+}
+
+impl Config {
+    /// `host:port` of the workers' port and of the page, as others reach them.
+    pub(crate) fn advertised(&self, bound: SocketAddr, page: SocketAddr) -> (String, String) {
+        let address = |bound: SocketAddr| match &self.advertise {
+            Some(host) if host.contains(':') => format!("[{host}]:{}", bound.port()),
+            Some(host) => format!("{host}:{}", bound.port()),
+            None => bound.to_string(),
+        };
+        (address(bound), address(page))
+    }
+}
+
+/// Whole seconds, as etcd counts leases, and long enough for a call that hangs.
+fn parse_leader_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
+    if lease.subsec_nanos() == 0 && (2..=600).contains(&lease.as_secs()) {
+        return Ok(lease);
+    }
+    Err("expected whole seconds from 2s to 600s".to_owned())
 }
 
 /// What the built-in pipeline `clickstream` reads and writes. A flag that is not given leaves a stored pipeline as it
@@ -270,7 +305,8 @@ mod tests {
     #[test]
     fn bad_values_name_flag_value_and_accepted_form_and_exit_with_2() {
         for (flag, value, accepted) in [
-            ("--state", "etcd://a", "use file:DIR"),
+            ("--state", "disk", "etcd://HOST:PORT"),
+            ("--leader-lease", "2500ms", "whole seconds"),
             ("--lease", "soon", "expected a time like"),
             ("--lease", "0s", "above zero"),
             ("--roll-bytes", "12", "expected a size like"),

@@ -110,6 +110,7 @@ async fn look_at(definition: &PipelineDefinition, known: &[i32], handle: &Handle
                 info!(pipeline = %definition.id, topic = number, partitions = count, "partitions added");
             }
             Err(Refused::Rejected(rejection)) => return Err(rejection.to_string()),
+            Err(Refused::Standby { .. }) => {}
             Err(Refused::Unavailable(reason)) => return Err(reason),
         }
     }

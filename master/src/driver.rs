@@ -1,7 +1,8 @@
 //! One task owns the coordinator: events in, writes to the store, and only then directives out.
 //!
 //! When the outcome of a write is unknown it drops what it knows, ends all sessions, reads the store anew and goes on;
-//! the workers register again and keep their slots. It talks to nobody but the store and the sessions' channels.
+//! the workers register again and keep their slots. The same when another master leads, until this one does again.
+//! It talks to nobody but the store and the sessions' channels.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,21 +14,25 @@ use millrace_master_core::{
     Coordinator, Directive, Event, Record, RecordBody, Rejection, RestoreError, Settings,
 };
 use millrace_proto::v1::MasterMessage;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::built_in::{self, BuiltIn};
+use crate::config::{AnotherPipeline, PipelineConfig};
 use crate::handle::{Handle, Look, Refused, Request, SessionLink};
 use crate::health::Health;
 use crate::metrics::Counters;
 use crate::probe;
 use crate::records::{self, Submission, UnreadableEntry};
 use crate::snapshot::unix_now_ms;
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, EtcdError, Store, StoreError};
 
 /// Name under which the driver waits in `/readyz`.
 const PART: &str = "store";
+/// How often a standby looks whether the leader's place is free.
+const STANDBY: Duration = Duration::from_millis(500);
 
 /// Monotonic time since the master's start.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +61,24 @@ pub enum RestoreFailure {
     Entry(#[from] UnreadableEntry),
     #[error("the state can't be restored: {0}")]
     Records(#[from] RestoreError),
+    #[error(transparent)]
+    Flags(#[from] AnotherPipeline),
+}
+
+impl RestoreFailure {
+    /// Whether waiting alone may change it.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_passing())
+    }
+
+    fn refused(&self) -> Refused {
+        match self {
+            Self::Store(StoreError::Etcd(EtcdError::Standby { leader })) => {
+                Refused::Standby { leader: leader.clone() }
+            }
+            other => Refused::Unavailable(other.to_string()),
+        }
+    }
 }
 
 /// What the driver is built from.
@@ -65,6 +88,8 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     /// Told to each worker.
     pub(crate) master_id: String,
+    /// The built-in pipeline's flags; `None` when there is none.
+    pub(crate) built_in: Option<PipelineConfig>,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
     pub(crate) shutdown: Shutdown,
@@ -83,15 +108,31 @@ pub(crate) struct Driver {
     pids: BTreeMap<WorkerId, u32>,
     /// Ids of pipelines that are about to be admitted, by name; stored.
     submissions: BTreeMap<String, Submission>,
+    /// The built-in pipeline as this master found it when it began to lead; `None` while it does not.
+    leading: watch::Sender<Option<BuiltIn>>,
+    /// Why the state is not restored yet.
+    failure: Option<RestoreFailure>,
 }
 
 impl Driver {
-    /// Restores the coordinator from the store.
+    /// Restores the coordinator from the store, or finds out that another master leads.
     pub(crate) async fn new(mut parts: Parts) -> Result<(Self, Handle), RestoreFailure> {
         let clock = Clock::start();
-        let Restored { coordinator, pids, submissions } = restore(&mut parts, clock).await?;
+        let (restored, failure) = match restore(&mut parts, clock).await {
+            Ok(restored) => (restored, None),
+            Err(failure) if failure.is_passing() => {
+                let coordinator = Coordinator::restore(parts.settings.clone(), Vec::new(), clock.now())?;
+                let (pids, submissions) = (BTreeMap::new(), BTreeMap::new());
+                (Restored { coordinator, pids, submissions, built_in: BuiltIn::Absent }, Some(failure))
+            }
+            Err(failure) => return Err(failure),
+        };
+        let Restored { coordinator, pids, submissions, built_in } = restored;
         let (handle, requests) = Handle::new();
+        parts.counters.leader.set(i64::from(failure.is_none()));
         let driver = Self {
+            leading: watch::Sender::new(Some(built_in).filter(|_| failure.is_none())),
+            failure,
             parts,
             coordinator,
             clock,
@@ -105,15 +146,25 @@ impl Driver {
         Ok((driver, handle))
     }
 
-    /// Serves requests until the shutdown begins; then ends all sessions.
+    /// Tells when this master leads, and with which built-in pipeline.
+    pub(crate) fn leading(&self) -> watch::Receiver<Option<BuiltIn>> {
+        self.leading.subscribe()
+    }
+
+    /// Serves requests until the shutdown begins; then ends all sessions and lets another master lead.
     pub(crate) async fn run(mut self) {
         let shutdown = self.parts.shutdown.clone();
+        if let Some(failure) = self.failure.take() {
+            self.wait_for_the_state(failure).await;
+        }
         while !shutdown.has_begun() {
+            let lost = self.parts.store.lost();
             let deadline = self.coordinator.next_deadline().map(|at| self.clock.instant(at));
             tokio::select! {
                 // What workers said before the deadline counts.
                 biased;
                 () = shutdown.begun() => break,
+                () = lost.cancelled() => self.recover(EtcdError::Deposed.into()).await,
                 Some(request) = self.requests.recv() => self.serve(request).await,
                 () = reached(deadline) => {
                     if let Err(refused) = self.apply(Event::DeadlineReached).await {
@@ -123,6 +174,7 @@ impl Driver {
             }
         }
         self.end_all_sessions();
+        self.parts.store.resign().await;
     }
 
     async fn serve(&mut self, request: Request) {
@@ -189,7 +241,7 @@ impl Driver {
             self.parts.counters.heartbeats.inc();
         }
         match self.apply(event).await {
-            Ok(()) | Err(Refused::Unavailable(_)) => {}
+            Ok(()) | Err(Refused::Unavailable(_) | Refused::Standby { .. }) => {}
             Err(Refused::Rejected(rejection)) => {
                 if let Rejection::StaleSession { session, .. } = &rejection {
                     self.end_session(*session);
@@ -221,8 +273,9 @@ impl Driver {
 
     async fn commit(&mut self, changes: Vec<Change>) -> Result<(), Refused> {
         if let Err(error) = self.parts.store.commit(changes).await {
-            self.recover(&error).await;
-            return Err(Refused::Unavailable(error.to_string()));
+            let refused = Refused::Unavailable(error.to_string());
+            self.recover(error).await;
+            return Err(refused);
         }
         self.parts.counters.commits.inc();
         Ok(())
@@ -299,36 +352,66 @@ impl Driver {
     }
 
     /// Begins anew from the store, however long that takes.
-    async fn recover(&mut self, error: &StoreError) {
-        error!(%error, "a change may or may not be stored: reading the state anew");
+    async fn recover(&mut self, error: StoreError) {
+        error!(%error, "the state is not this master's alone any more, or a change may or may not be stored");
         self.parts.counters.store_failures.inc();
+        self.parts.counters.leader.set(0);
+        self.leading.send_replace(None);
         self.end_all_sessions();
-        let shutdown = self.parts.shutdown.clone();
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut reason = error.to_string();
-        while !shutdown.has_begun() {
-            self.parts.health.set_waiting(PART, reason.clone());
-            match restore(&mut self.parts, self.clock).await {
-                Ok(Restored { coordinator, pids, submissions }) => {
-                    self.coordinator = coordinator;
-                    self.submissions = submissions;
-                    self.pids.extend(pids);
-                    self.parts.health.set_ready(PART);
-                    info!("state restored");
-                    return;
-                }
-                Err(failure) => reason = failure.to_string(),
-            }
-            let retry = Instant::now() + backoff.next_wait();
-            if backoff.tries().is_power_of_two() {
-                error!(reason, tries = backoff.tries(), "the state can't be restored, trying again");
-            }
-            self.refuse_until(retry, &reason).await;
+        if let Err(failure) = self.take_over().await {
+            self.wait_for_the_state(failure).await;
         }
     }
 
-    async fn refuse_until(&mut self, retry: Instant, reason: &str) {
-        let unavailable = || Refused::Unavailable(reason.to_owned());
+    /// Goes on from what the store holds.
+    async fn take_over(&mut self) -> Result<(), RestoreFailure> {
+        let restored = restore(&mut self.parts, self.clock).await?;
+        self.coordinator = restored.coordinator;
+        self.submissions = restored.submissions;
+        self.pids.extend(restored.pids);
+        self.parts.health.set_ready(PART);
+        self.parts.counters.leader.set(1);
+        self.leading.send_replace(Some(restored.built_in));
+        info!("state restored");
+        Ok(())
+    }
+
+    /// Tries again until it leads, or the shutdown begins. Everybody who asks meanwhile is told why not.
+    async fn wait_for_the_state(&mut self, mut failure: RestoreFailure) {
+        let shutdown = self.parts.shutdown.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut said = None;
+        while !shutdown.has_begun() {
+            let (refused, wait) = (failure.refused(), backoff.next_wait());
+            let is_standby = matches!(refused, Refused::Standby { .. });
+            if is_standby {
+                // Nothing is wrong with it.
+                self.parts.health.set_ready(PART);
+                backoff.reset();
+            } else {
+                self.parts.health.set_waiting(PART, refused.to_string());
+            }
+            if !failure.is_passing() {
+                // Another master may be able to.
+                self.parts.store.resign().await;
+            }
+            if said.as_ref() != Some(&refused) {
+                if is_standby {
+                    info!(reason = %refused, "standing by");
+                } else {
+                    error!(reason = %failure, tries = backoff.tries(), "the state can't be restored, trying again");
+                }
+                said = Some(refused.clone());
+            }
+            self.refuse_until(Instant::now() + if is_standby { STANDBY } else { wait }, &refused).await;
+            match self.take_over().await {
+                Ok(()) => return,
+                Err(again) => failure = again,
+            }
+        }
+    }
+
+    async fn refuse_until(&mut self, retry: Instant, refused: &Refused) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(retry) => return,
@@ -336,10 +419,10 @@ impl Driver {
                 Some(request) = self.requests.recv() => match request {
                     Request::Tell(_) => {}
                     // Whoever asked may have given up.
-                    Request::Register { answer, .. } => drop(answer.send(Err(unavailable()))),
-                    Request::Apply { answer, .. } => drop(answer.send(Err(unavailable()))),
-                    Request::Reserve { answer, .. } => drop(answer.send(Err(unavailable()))),
-                    Request::Look { answer } => drop(answer.send(Err(unavailable()))),
+                    Request::Register { answer, .. } => drop(answer.send(Err(refused.clone()))),
+                    Request::Apply { answer, .. } => drop(answer.send(Err(refused.clone()))),
+                    Request::Reserve { answer, .. } => drop(answer.send(Err(refused.clone()))),
+                    Request::Look { answer } => drop(answer.send(Err(refused.clone()))),
                 },
             }
         }
@@ -367,14 +450,19 @@ struct Restored {
     coordinator: Coordinator,
     pids: BTreeMap<WorkerId, u32>,
     submissions: BTreeMap<String, Submission>,
+    built_in: BuiltIn,
 }
 
 async fn restore(parts: &mut Parts, clock: Clock) -> Result<Restored, RestoreFailure> {
     let entries = parts.store.load().await?;
-    let (records, submissions) = (records::records(&entries)?, records::submissions(&entries)?);
+    let (mut records, submissions) = (records::records(&entries)?, records::submissions(&entries)?);
+    let built_in = match &parts.built_in {
+        Some(flags) => built_in::find(&mut parts.store, &mut records, flags).await?,
+        None => BuiltIn::Absent,
+    };
     let pids = records.iter().filter_map(pid_of_worker).collect();
     let coordinator = Coordinator::restore(parts.settings.clone(), records, clock.now())?;
-    Ok(Restored { coordinator, pids, submissions })
+    Ok(Restored { coordinator, pids, submissions, built_in })
 }
 
 fn pid_of_worker(record: &Record) -> Option<(WorkerId, u32)> {

@@ -14,7 +14,7 @@ use millrace_proto::v1::{
     ResumePipelineResponse, SubmitPipelineRequest, SubmitPipelineResponse, WorkerMessage, WorkerStatus,
     worker_message,
 };
-use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped};
+use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped, standby_status};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -216,13 +216,13 @@ impl Service {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(refusal: Refusal) -> Status {
     let words = refusal.to_string();
     match refusal {
         Refusal::Usage(_) => Status::invalid_argument(words),
         Refusal::Unknown(_) => Status::not_found(words),
         Refusal::Now(_) => Status::failed_precondition(words),
+        Refusal::Standby { leader, .. } => standby_status(words, leader.as_deref()),
         Refusal::Unavailable(_) => Status::unavailable(words),
     }
 }
@@ -278,10 +278,12 @@ fn unreadable(error: ConversionError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn status(refused: Refused) -> Status {
     let words = refused.to_string();
     match refused {
+        Refused::Standby { leader } => {
+            standby_status(words, leader.as_ref().map(|leader| leader.address.as_str()))
+        }
         Refused::Unavailable(_) => Status::unavailable(words),
         Refused::Rejected(Rejection::Offer { .. }) => Status::invalid_argument(words),
         Refused::Rejected(Rejection::IdTaken { .. }) => Status::already_exists(words),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::records::Submission;
+use crate::store::Leader;
 
 /// Requests that may wait for the driver.
 const QUEUE: usize = 1024;
@@ -50,10 +51,13 @@ pub(crate) enum Request {
 }
 
 /// The driver did not do what it was asked to.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// Another master is to be asked, if one leads.
+    #[error("this master stands by: {}", leader.as_ref().map_or_else(|| "no master leads yet".to_owned(), |leader| format!("the leader is {}", leader.address)))]
+    Standby { leader: Option<Leader> },
     /// Nothing is wrong with the request; it may be repeated.
     #[error("the master can't answer now: {0}")]
     Unavailable(String),

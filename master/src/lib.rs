@@ -36,18 +36,17 @@ use millrace_transform::Registry;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-pub use built_in::{BuiltInError, SetUpRefusal};
+pub use built_in::SetUpRefusal;
 pub use config::{AnotherPipeline, Config, PipelineConfig};
 pub use draft::Draft;
 pub use driver::RestoreFailure;
 pub use kafka_check::CheckError;
 pub use lake_claim::ClaimError;
 pub use records::UnreadableEntry;
-pub use store::{StateLocation, StoreError};
+pub use store::{EtcdError, EtcdFlags, EtcdLocation, FileError, Leader, StateLocation, StoreError};
 pub use topics::TopicError;
 
 use crate::admission::Admission;
-use crate::built_in::BuiltIn;
 use crate::config::{BUILT_IN, millis};
 use crate::discovery::Troubles;
 use crate::driver::{Driver, Parts};
@@ -56,7 +55,7 @@ use crate::health::Health;
 use crate::metrics::Counters;
 use crate::snapshot::Addresses;
 use crate::sources::Sources;
-use crate::store::Store;
+use crate::store::{Membership, Store};
 use crate::unowned::UnownedOffsets;
 
 /// How long tasks may take to end.
@@ -75,8 +74,6 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error(transparent)]
     Restore(#[from] RestoreFailure),
-    #[error(transparent)]
-    BuiltIn(#[from] BuiltInError),
     #[error("no id for the pipeline: {0}")]
     PipelineId(#[from] InvalidId),
     #[error(transparent)]
@@ -95,25 +92,37 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     let workers_port = http::bind("the master", config.bind, "--bind").await?;
     let page_port = http::bind("the master's page", config.http_bind, "--http-bind").await?;
     let (bound, page_bound) = (workers_port.local_addr()?, page_port.local_addr()?);
-    let addresses =
-        Addresses { url: format!("millrace://{bound}"), rest_url: format!("http://{page_bound}/api/v1") };
-
-    let mut store = Store::open(&config.state).await?;
-    let built_in = if config.no_pipeline {
-        BuiltIn::Absent
-    } else {
-        built_in::find(&mut store, &config.pipeline).await?
+    let advertised = config.advertised(bound, page_bound);
+    let addresses = Addresses {
+        url: format!("millrace://{}", advertised.0),
+        rest_url: format!("http://{}/api/v1", advertised.1),
     };
+
+    let started = chrono::Utc::now().format("%Y%m%d%H%M%S");
+    let master_id = format!("master-{started}-{bound}");
+    let store = match config.state.clone() {
+        StateLocation::Memory => Store::memory(),
+        StateLocation::File(folder) => Store::file(folder).await?,
+        StateLocation::Etcd(location) => {
+            let me = Leader {
+                id: format!("{master_id}-{:06x}", rand::random_range(0..1 << 24)),
+                address: advertised.0,
+                page: format!("http://{}", advertised.1),
+            };
+            let membership = Membership { cluster: config.cluster, me, lease: config.leader_lease };
+            Store::etcd(location, config.etcd, membership, shutdown.clone())
+        }
+    };
+    let built_in = (!config.no_pipeline).then(|| config.pipeline.clone());
     let planned = config.pipeline.definition(PipelineId::new(BUILT_IN)?, 0);
-    let definition = if let BuiltIn::Known(definition) = &built_in { definition } else { &planned };
-    let what = format!("Kafka at {} and the lake {}", definition.bootstrap_servers, definition.lake_url());
+    let what = format!("Kafka at {} and the lake {}", planned.bootstrap_servers, planned.lake_url());
     let health = Health::waiting(built_in::PART, &what);
     let counters = Counters::default();
-    let started = chrono::Utc::now().format("%Y%m%d%H%M%S");
     let (driver, handle) = Driver::new(Parts {
         store,
         settings,
-        master_id: format!("master-{started}-{bound}"),
+        master_id,
+        built_in,
         health: health.clone(),
         counters: counters.clone(),
         shutdown: shutdown.clone(),
@@ -126,8 +135,9 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
 
     let unowned = UnownedOffsets::default();
     let troubles = Troubles::default();
-    let reserved = matches!(built_in, BuiltIn::New).then_some(BUILT_IN);
-    let admission = Admission::new(handle.clone(), transforms, reserved);
+    let own = (!config.no_pipeline).then_some(BUILT_IN);
+    let admission = Admission::new(handle.clone(), transforms, own);
+    let leading = driver.leading();
     let sources = Sources {
         handle: handle.clone(),
         addresses,
@@ -150,8 +160,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     let parts = (config.pipeline, handle, health, shutdown.clone());
     shutdown.spawn("pipeline", async move {
         let (config, handle, health, shutdown) = parts;
-        let set_up = built_in::set_up(&built_in, &config, &handle, &health, &shutdown);
-        if let Err(refusal) = set_up.await {
+        if let Err(refusal) = built_in::keep(leading, &config, &handle, &health, &shutdown).await {
             let _ = refuse.send(refusal);
             shutdown.begin();
         }

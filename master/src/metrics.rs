@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use crate::web::model::{Cluster, Slot, SlotState, WorkerState};
@@ -13,6 +13,8 @@ use crate::web::model::{Cluster, Slot, SlotState, WorkerState};
 /// Counters of the driver. Clones share their values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
+    /// 1 while this master leads.
+    pub(crate) leader: Gauge,
     pub(crate) registrations: Counter,
     pub(crate) heartbeats: Counter,
     pub(crate) grants: Counter,
@@ -38,6 +40,7 @@ impl Latest {
 /// The registry behind `/metrics`.
 pub(crate) fn registry(counters: &Counters, latest: Latest) -> Registry {
     let mut registry = Registry::with_prefix("millrace_master");
+    registry.register("leader", "1 while this master leads, 0 while it stands by", counters.leader.clone());
     registry.register("registrations", "Workers' registrations accepted", counters.registrations.clone());
     registry.register("heartbeats", "Workers' heartbeats taken in", counters.heartbeats.clone());
     registry.register("grants", "Grants sent, repeated ones too", counters.grants.clone());

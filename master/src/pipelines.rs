@@ -24,6 +24,9 @@ pub(crate) enum Refusal {
     /// Asking again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// Another master is to be asked: `host:port` of the leader.
+    #[error("{words}")]
+    Standby { words: String, leader: Option<String> },
 }
 
 impl From<Refused> for Refusal {
@@ -31,6 +34,9 @@ impl From<Refused> for Refusal {
         let words = refused.to_string();
         match refused {
             Refused::Unavailable(_) => Self::Unavailable(words),
+            Refused::Standby { leader } => {
+                Self::Standby { words, leader: leader.map(|leader| leader.address) }
+            }
             Refused::Rejected(Rejection::UnknownPipeline { .. } | Rejection::UnknownWorker { .. }) => {
                 Self::Unknown(words)
             }

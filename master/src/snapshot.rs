@@ -10,6 +10,7 @@ use millrace_master_core::{SlotView, WorkerView};
 use crate::discovery::Troubles;
 use crate::handle::Look;
 use crate::sources::Sources;
+use crate::store::Leader;
 use crate::unowned::UnownedOffsets;
 use crate::web::model::{
     Cluster, Failover, Halt, LostSlot, MasterStatus, Move, Pipeline, PipelineDetail, Slot, SlotState, Worker,
@@ -40,6 +41,7 @@ pub(crate) fn cluster(look: &Look, sources: &Sources) -> Cluster {
         url: sources.addresses.url.clone(),
         rest_url: sources.addresses.rest_url.clone(),
         status: if recovering { MasterStatus::Recovering } else { MasterStatus::Alive },
+        leader: None,
         waiting_for: sources.health.waiting_for(),
         at_ms: times.unix,
         workers: workers.iter().map(|worker| worker_row(worker, slots, times)).collect(),
@@ -48,6 +50,24 @@ pub(crate) fn cluster(look: &Look, sources: &Sources) -> Cluster {
         slots: slots.iter().map(|slot| slot_row(slot, &sources.unowned)).collect(),
         moves: moves.iter().rev().map(|moved| move_row(moved, times)).collect(),
         failovers: losses.iter().rev().map(|loss| failover_row(loss, look, times)).collect(),
+    }
+}
+
+/// What a master shows that does not lead: itself, and who does.
+pub(crate) fn standby(leader: Option<&Leader>, sources: &Sources) -> Cluster {
+    Cluster {
+        url: sources.addresses.url.clone(),
+        rest_url: sources.addresses.rest_url.clone(),
+        status: MasterStatus::Standby,
+        leader: leader.map(|leader| leader.page.clone()),
+        waiting_for: sources.health.waiting_for(),
+        at_ms: unix_now_ms(),
+        workers: Vec::new(),
+        pipelines: Vec::new(),
+        completed: Vec::new(),
+        slots: Vec::new(),
+        moves: Vec::new(),
+        failovers: Vec::new(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::metrics::Counters;
 use crate::snapshot::Addresses;
 use crate::sources::Sources;
-use crate::store::{StateLocation, Store};
+use crate::store::Store;
 use crate::unowned::UnownedOffsets;
 
 pub(crate) const PARTITIONS: u32 = 6;
@@ -28,6 +28,7 @@ pub(crate) fn parts(store: Store, shutdown: &Shutdown) -> Parts {
         store,
         settings: Settings::default(),
         master_id: "master-1".into(),
+        built_in: None,
         health: Health::waiting("test", "nothing"),
         counters: Counters::default(),
         shutdown: shutdown.clone(),
@@ -96,6 +97,6 @@ pub(crate) async fn sources_on(store: Store, shutdown: &Shutdown) -> Sources {
 /// The same on a new store in memory.
 pub(crate) async fn sources() -> (Sources, Shutdown) {
     let shutdown = Shutdown::new();
-    let store = Store::open(&StateLocation::Memory).await.expect("store");
+    let store = Store::memory();
     (sources_on(store, &shutdown).await, shutdown)
 }

@@ -25,6 +25,8 @@ use crate::manager::{Order, RunningSlots, Stopped};
 /// Messages that may wait for the connection to take them.
 const OUTBOUND: usize = 64;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// Between two tries to find a master; its fellows lead a few seconds after it is gone.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A first answer later than this is none.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -60,8 +62,14 @@ enum Lost {
 impl Session {
     /// Keeps a session until the process stops.
     pub(crate) async fn run(self, mut stopped: mpsc::Receiver<Stopped>, shutdown: Shutdown) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        for master in self.masters.iter().cycle() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT);
+        let mut masters = self.masters.iter().cycle();
+        let mut leader: Option<String> = None;
+        loop {
+            let named = leader.take();
+            let from_list = named.is_none();
+            let Some(master) = named.or_else(|| masters.next().cloned()) else { return };
+            let master = master.as_str();
             let connected = tokio::select! {
                 lost = self.hold(master, &mut stopped, &mut backoff) => lost,
                 () = shutdown.begun() => return,
@@ -70,6 +78,13 @@ impl Session {
             let refused = matches!(&lost, Lost::Status(status)
                 if matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists));
             self.readiness.set_waiting(format!("the master at {master}: {lost}"));
+            if let Lost::Status(status) = &lost {
+                // A standby knows better than the list.
+                leader = millrace_proto::leader_of(status).filter(|leader| leader != master);
+            }
+            if leader.is_some() && from_list {
+                continue;
+            }
             let wait = backoff.next_wait();
             if backoff.tries().is_power_of_two() {
                 let slots = self.running.reports().len();

@@ -10,6 +10,9 @@ use tokio::process::Command;
 
 use crate::demo::{Hand, PATIENCE, POLL};
 
+/// The port of a block that the collector takes; the masters have those before it, two each.
+const COLLECTOR: u16 = 20;
+
 /// A cluster under test. Its logs are kept when the test fails.
 #[derive(Debug)]
 pub struct Cluster {
@@ -18,35 +21,86 @@ pub struct Cluster {
     folder: Option<TempDir>,
     client: reqwest::Client,
     pub kafka: String,
-    _master: Hand,
+    /// Value of `--state`.
+    state: String,
+    /// Each may be ended and started again.
+    pub masters: Vec<Hand>,
 }
 
 impl Cluster {
     /// Starts a master of `program`, without the pipeline that it makes by itself, and waits until it answers.
     pub async fn start(program: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = format!("file:{}", folder.path().join("state").display());
+        Self::on_state(program, folder, state, 1).await
+    }
+
+    /// Starts several masters on an etcd, and waits until one of them leads.
+    pub async fn with_masters(program: &Path, etcd: &str, count: u16) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self::on_state(program, folder, format!("etcd://{etcd}"), count).await
+    }
+
+    async fn on_state(program: &Path, folder: TempDir, state: String, masters: u16) -> Self {
         let kafka = std::env::var("MILLRACE_TEST_KAFKA")
             .expect("MILLRACE_TEST_KAFKA must name a Kafka for this test; `make test` starts it");
-        let ports = PortBlock::find().expect("free ports");
-        let folder = tempfile::tempdir().expect("folder");
-        let program = program.display().to_string();
-        let (master, page) = (format!("127.0.0.1:{}", ports.port(0)), format!("127.0.0.1:{}", ports.port(1)));
-        let state = format!("file:{}", folder.path().join("state").display());
-        let line =
-            [&program, "master", "--no-pipeline", "--bind", &master, "--http-bind", &page, "--state", &state];
-        let line = line.map(str::to_owned);
         let client = reqwest::Client::builder().timeout(POLL * 100).no_proxy().build().expect("client");
-        let cluster = Self {
-            _master: Hand::start(&line, &folder.path().join("master.log")),
-            program,
-            ports,
+        let mut cluster = Self {
+            program: program.display().to_string(),
+            ports: PortBlock::find().expect("free ports"),
             folder: Some(folder),
             client,
             kafka,
+            state,
+            masters: Vec::new(),
         };
+        for number in 0..masters {
+            cluster.masters.push(cluster.master(number));
+        }
+        cluster.until("a master answers", || async { cluster.get("/api/v1/workers").await.is_some() }).await;
         cluster
-            .until("the master answers", || async { cluster.get("/api/v1/workers").await.is_some() })
-            .await;
-        cluster
+    }
+
+    /// Starts the master of this number.
+    pub fn master(&self, number: u16) -> Hand {
+        let (address, page) = (self.address(number), format!("127.0.0.1:{}", self.page_port(number)));
+        let line =
+            ["master", "--no-pipeline", "--bind", &address, "--http-bind", &page, "--state", &self.state];
+        self.start_line(&format!("master-{number}"), &line)
+    }
+
+    fn address(&self, number: u16) -> String {
+        format!("127.0.0.1:{}", self.ports.port(2 * number))
+    }
+
+    fn page_port(&self, number: u16) -> u16 {
+        self.ports.port(2 * number + 1)
+    }
+
+    fn numbers(&self) -> std::ops::Range<u16> {
+        // None has more masters than a block has ports.
+        0..u16::try_from(self.masters.len()).unwrap_or(u16::MAX)
+    }
+
+    /// All masters, as `--master` takes them.
+    fn addresses(&self) -> String {
+        self.numbers().map(|number| self.address(number)).collect::<Vec<_>>().join(",")
+    }
+
+    /// What the page of master `number` says of it: ALIVE, RECOVERING or STANDBY; `None` while it does not answer.
+    pub async fn status(&self, number: u16) -> Option<String> {
+        let state = self.get_from(number, "/json/").await?;
+        state["status"].as_str().map(str::to_owned)
+    }
+
+    /// The master that leads.
+    pub async fn leader(&self) -> Option<u16> {
+        for number in self.numbers() {
+            if matches!(self.status(number).await.as_deref(), Some("ALIVE" | "RECOVERING")) {
+                return Some(number);
+            }
+        }
+        None
     }
 
     pub fn folder(&self) -> &Path {
@@ -54,16 +108,15 @@ impl Cluster {
     }
 
     pub fn worker(&self, number: usize) -> Hand {
-        let master = format!("127.0.0.1:{}", self.ports.port(0));
         self.start_line(
             &format!("worker-{number}"),
-            &["worker", "--master", &master, "--cores", "1", "--memory", "256MiB"],
+            &["worker", "--master", &self.addresses(), "--cores", "1", "--memory", "256MiB"],
         )
     }
 
     /// A collector for these topics; its `/collect` URL beside it.
     pub fn collector(&self, raw: &str, invalid: &str) -> (Hand, String) {
-        let bind = format!("127.0.0.1:{}", self.ports.port(2));
+        let bind = format!("127.0.0.1:{}", self.ports.port(COLLECTOR));
         let line = [
             "ingest",
             "--bind",
@@ -92,7 +145,7 @@ impl Cluster {
     pub async fn run(&self, arguments: &[&str]) -> String {
         let output = Command::new(&self.program)
             .args(arguments)
-            .env("MILLRACE_MASTER", format!("127.0.0.1:{}", self.ports.port(0)))
+            .env("MILLRACE_MASTER", self.addresses())
             .output()
             .await
             .expect("it starts");
@@ -109,9 +162,19 @@ impl Cluster {
         self.run(&["submit", &path.display().to_string()]).await;
     }
 
-    /// What the master says at `path`; `None` while it does not answer.
+    /// What the leader says at `path`; `None` while none answers.
     pub async fn get(&self, path: &str) -> Option<Value> {
-        let url = format!("http://127.0.0.1:{}{path}", self.ports.port(1));
+        for number in self.numbers() {
+            if let Some(answer) = self.get_from(number, path).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// A standby sends on to the leader what it can't answer.
+    async fn get_from(&self, number: u16, path: &str) -> Option<Value> {
+        let url = format!("http://127.0.0.1:{}{path}", self.page_port(number));
         let answer = self.client.get(url).send().await.ok()?.error_for_status().ok()?;
         serde_json::from_slice(&answer.bytes().await.ok()?).ok()
     }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod demo;
+mod etcd;
 mod parts;
 mod receiver;
 mod s3proxy;
@@ -9,6 +10,7 @@ mod topics;
 
 pub use cluster::Cluster;
 pub use demo::{Demo, Hand, command_line, cursor, signal};
+pub use etcd::Etcd;
 pub use parts::{BUCKET, Parts};
 pub use receiver::{Receiver, Span};
 pub use topics::{TopicRecord, make_topics, produce, read_committed};

@@ -1,8 +1,8 @@
-//! A Kafka and two S3 servers of the tests' own, in a folder that goes with them.
+//! A Kafka, an etcd and two S3 servers of the tests' own, in a folder that goes with them.
 
 use anyhow::Context;
 use millrace_local::s3::LOGIN;
-use millrace_local::{Part, PortBlock, PortUse, kafka, s3};
+use millrace_local::{Part, PortBlock, PortUse, etcd, kafka, s3};
 use millrace_types::LakeTarget;
 use tempfile::TempDir;
 
@@ -20,6 +20,8 @@ pub struct Parts {
     /// An S3 server by other people, for what must hold on both.
     second_s3: Part,
     second_s3_port: u16,
+    pub etcd: Vec<Part>,
+    etcd_settings: etcd::Settings,
     kafka_settings: kafka::Settings,
     s3_settings: s3::Settings,
     ports: PortBlock,
@@ -65,15 +67,33 @@ impl Parts {
             endpoint: Some(format!("http://127.0.0.1:{}", second.port)),
             ..second_lake
         };
-        let (kafka_started, s3_started, second_s3) = tokio::join!(
+        let etcd_settings = etcd::Settings {
+            folder: folder.path().join("etcd"),
+            ports: (14..17).map(|index| (port(index), port(index + 3))).collect(),
+        };
+        let mut etcd = etcd::prepare(&etcd_settings).await?;
+        let (kafka_started, s3_started, etcd_started, second_s3) = tokio::join!(
             kafka.start(),
             s3.start(),
+            etcd::start(&mut etcd),
             s3proxy::start(folder.path(), second, LOGIN, &second_lake)
         );
         kafka_started?;
         s3_started?;
+        etcd_started?;
         let (second_s3, second_s3_port) = (second_s3?, second.port);
-        Ok(Self { kafka, s3, second_s3, second_s3_port, kafka_settings, s3_settings, ports, folder })
+        Ok(Self {
+            kafka,
+            s3,
+            second_s3,
+            second_s3_port,
+            etcd,
+            etcd_settings,
+            kafka_settings,
+            s3_settings,
+            ports,
+            folder,
+        })
     }
 
     pub fn kafka_servers(&self) -> String {
@@ -87,6 +107,11 @@ impl Parts {
     /// Of the second, independent S3 server.
     pub fn second_s3_endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.second_s3_port)
+    }
+
+    /// Of the three members of etcd, separated by commas.
+    pub fn etcd_endpoints(&self) -> String {
+        self.etcd_settings.endpoints()
     }
 
     /// The `index`-th port that nobody else uses.
@@ -103,8 +128,11 @@ impl Parts {
     pub async fn stop(&mut self) {
         self.kafka.stop().await;
         self.s3.stop().await;
-        // It keeps nothing.
+        // What they keep goes with the folder.
         self.second_s3.kill().await;
+        for member in &mut self.etcd {
+            member.kill().await;
+        }
     }
 }
 

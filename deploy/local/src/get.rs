@@ -38,6 +38,11 @@ pub(crate) async fn weed() -> Result<PathBuf, PartError> {
     value(&run("s3").await?, "weed").map(PathBuf::from)
 }
 
+/// etcd's server.
+pub(crate) async fn etcd() -> Result<PathBuf, PartError> {
+    value(&run("etcd").await?, "etcd").map(PathBuf::from)
+}
+
 fn value(answer: &str, key: &str) -> Result<String, PartError> {
     answer
         .lines()

@@ -52,7 +52,7 @@ impl Error {
 }
 
 impl Masters {
-    /// The answer of the first master that gives one within `deadline`.
+    /// The answer of the first master that gives one within `deadline`. A standby's word on who leads is followed.
     pub(crate) async fn ask<T>(
         &self,
         deadline: Duration,
@@ -60,30 +60,29 @@ impl Masters {
     ) -> Result<T, Error> {
         let mut silent = Vec::new();
         let mut not_now = None;
-        for master in &self.master {
-            let endpoint = Endpoint::from_shared(format!("http://{master}"))
-                .map_err(|_| Error::Address { master: master.clone() })?;
-            let connected = endpoint.connect_timeout(CONNECT_DEADLINE).timeout(deadline).connect().await;
-            let answer = match connected {
-                Ok(channel) => question(MasterClient::new(channel)).await,
-                Err(error) => {
-                    // The transport's own words are "transport error"; the cause says more.
-                    let mut cause: &dyn std::error::Error = &error;
-                    while let Some(deeper) = cause.source() {
-                        cause = deeper;
+        for listed in &self.master {
+            let mut leader = None;
+            for master in [Some(listed.clone()), None] {
+                let Some(master) = master.or_else(|| leader.take()) else { break };
+                let channel = match connect(&master, deadline).await? {
+                    Ok(channel) => channel,
+                    Err(reason) => {
+                        silent.push(format!("{master}: {reason}"));
+                        break;
                     }
-                    silent.push(format!("{master}: {cause}"));
-                    continue;
+                };
+                match question(MasterClient::new(channel)).await {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    // Another master may be able to.
+                    Err(status) if status.code() == Code::Unavailable => {
+                        leader = millrace_proto::leader_of(&status).filter(|leader| *leader != master);
+                        not_now = Some(status);
+                    }
+                    Err(status) if status.code() == Code::InvalidArgument => {
+                        return Err(Error::Usage(status.message().to_owned()));
+                    }
+                    Err(status) => return Err(Error::Refused(status.message().to_owned())),
                 }
-            };
-            match answer {
-                Ok(answer) => return Ok(answer.into_inner()),
-                // Another master may be able to.
-                Err(status) if status.code() == Code::Unavailable => not_now = Some(status),
-                Err(status) if status.code() == Code::InvalidArgument => {
-                    return Err(Error::Usage(status.message().to_owned()));
-                }
-                Err(status) => return Err(Error::Refused(status.message().to_owned())),
             }
         }
         Err(match not_now {
@@ -91,4 +90,19 @@ impl Masters {
             None => Error::Unreachable(silent),
         })
     }
+}
+
+/// A channel to a master, or why there is none.
+async fn connect(master: &str, deadline: Duration) -> Result<Result<Channel, String>, Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{master}"))
+        .map_err(|_| Error::Address { master: master.to_owned() })?;
+    let connected = endpoint.connect_timeout(CONNECT_DEADLINE).timeout(deadline).connect().await;
+    Ok(connected.map_err(|error| {
+        // The transport's own words are "transport error"; the cause says more.
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        cause.to_string()
+    }))
 }

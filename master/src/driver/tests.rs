@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::*;
-use crate::store::{Entries, Failure, StateLocation};
+use crate::store::{Entries, Failure};
 use crate::testing::{PARTITIONS, link, parts, running, submitted, worker};
 
 type Messages = mpsc::Receiver<Result<MasterMessage, Status>>;
@@ -48,7 +48,7 @@ impl Session {
 }
 
 async fn memory() -> Store {
-    Store::open(&StateLocation::Memory).await.expect("store")
+    Store::memory()
 }
 
 async fn started(store: Store) -> (Handle, Shutdown) {
@@ -63,14 +63,13 @@ async fn stored_epochs(folder: &std::path::Path) -> Entries {
     // Read as another process would, from the disk alone.
     let copy = tempfile::tempdir().expect("folder");
     std::fs::copy(folder.join("state.log"), copy.path().join("state.log")).expect("log");
-    let location = StateLocation::File(copy.path().into());
-    Store::open(&location).await.expect("store").load().await.expect("entries")
+    Store::file(copy.path().into()).await.expect("store").load().await.expect("entries")
 }
 
 #[tokio::test]
 async fn a_grant_is_stored_before_the_worker_hears_of_it() {
     let folder = tempfile::tempdir().expect("folder");
-    let store = Store::open(&StateLocation::File(folder.path().into())).await.expect("store");
+    let store = Store::file(folder.path().into()).await.expect("store");
     let (handle, _shutdown) = started(store).await;
     handle.apply(submitted()).await.expect("submitted");
     let mut session = register(&handle, "worker-1").await.expect("registered");
@@ -170,8 +169,7 @@ async fn a_session_that_was_replaced_is_ended() {
 #[tokio::test]
 async fn a_reserved_id_outlives_the_master_until_its_pipeline_is_admitted() {
     let folder = tempfile::tempdir().expect("folder");
-    let location = StateLocation::File(folder.path().into());
-    let (handle, shutdown) = started(Store::open(&location).await.expect("store")).await;
+    let (handle, shutdown) = started(Store::file(folder.path().into()).await.expect("store")).await;
     let reserved = handle.reserve("clickstream").await.expect("reserved");
     assert_eq!(handle.reserve("clickstream").await.expect("again"), reserved);
     assert_ne!(handle.reserve("views").await.expect("another").pipeline, reserved.pipeline);
@@ -179,7 +177,7 @@ async fn a_reserved_id_outlives_the_master_until_its_pipeline_is_admitted() {
     shutdown.begin();
     assert!(shutdown.drained(Duration::from_secs(60)).await, "all tasks end");
 
-    let (handle, _shutdown) = started(Store::open(&location).await.expect("store")).await;
+    let (handle, _shutdown) = started(Store::file(folder.path().into()).await.expect("store")).await;
     assert_eq!(handle.reserve("clickstream").await.expect("kept"), reserved);
     handle.apply(submitted()).await.expect("admitted");
     assert!(!stored_epochs(folder.path()).await.contains_key("submission/clickstream"));

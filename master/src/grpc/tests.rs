@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::*;
-use crate::store::{StateLocation, Store};
+use crate::store::Store;
 use crate::testing::{PARTITIONS, running, sources_on, submitted, worker};
 
 struct RunningMaster {
@@ -22,7 +22,7 @@ struct RunningMaster {
 impl RunningMaster {
     async fn start(folder: &Path) -> Self {
         let shutdown = Shutdown::new();
-        let store = Store::open(&StateLocation::File(folder.into())).await.expect("store");
+        let store = Store::file(folder.into()).await.expect("store");
         let sources = sources_on(store, &shutdown).await;
         let handle = sources.handle.clone();
         let admission = Admission::new(handle.clone(), Registry::default(), None);

@@ -23,7 +23,7 @@ const LONG_LOG: u64 = 1 << 20;
 
 /// The state can't be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum FileError {
     #[error(
         "the state folder {} is in use by {holder}: two masters can't share it; stop the other or give this one \
          another --state",
@@ -52,7 +52,7 @@ pub enum StoreError {
     Doubt { path: PathBuf },
 }
 
-impl StoreError {
+impl FileError {
     #[cfg(test)]
     pub(super) fn for_test() -> Self {
         Self::Doubt { path: "test".into() }
@@ -77,7 +77,7 @@ struct Log {
 }
 
 impl FileStore {
-    pub(super) fn open(folder: PathBuf) -> Result<Self, StoreError> {
+    pub(super) fn open(folder: PathBuf) -> Result<Self, FileError> {
         fs::create_dir_all(&folder).map_err(failed(&folder, "made"))?;
         let lock = take_lock(&folder)?;
         let mut store = Self { folder, _lock: lock, open: None };
@@ -86,7 +86,7 @@ impl FileStore {
     }
 
     /// Reads the log as it lies on the disk and makes that durable, so that what is returned stays true.
-    pub(super) fn load(&mut self) -> Result<Entries, StoreError> {
+    pub(super) fn load(&mut self) -> Result<Entries, FileError> {
         self.open = None;
         let path = self.folder.join(LOG);
         let text = match File::open(&path) {
@@ -105,10 +105,10 @@ impl FileStore {
         Ok(entries)
     }
 
-    pub(super) fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, changes: Vec<Change>) -> Result<(), FileError> {
         let path = self.folder.join(LOG);
         // Taken out, so that an error on the way leaves the log in doubt.
-        let mut log = self.open.take().ok_or_else(|| StoreError::Doubt { path: path.clone() })?;
+        let mut log = self.open.take().ok_or_else(|| FileError::Doubt { path: path.clone() })?;
         let line = line(&changes);
         log.file
             .write_all(line.as_bytes())
@@ -125,7 +125,7 @@ impl FileStore {
     }
 }
 
-fn take_lock(folder: &Path) -> Result<File, StoreError> {
+fn take_lock(folder: &Path) -> Result<File, FileError> {
     let path = folder.join(LOCK);
     let mut lock = OpenOptions::new()
         .read(true)
@@ -142,7 +142,7 @@ fn take_lock(folder: &Path) -> Result<File, StoreError> {
                 Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
                 _ => "another process".to_owned(),
             };
-            return Err(StoreError::Locked { folder: folder.to_owned(), holder });
+            return Err(FileError::Locked { folder: folder.to_owned(), holder });
         }
         Err(TryLockError::Error(error)) => return Err(failed(&path, "locked")(error)),
     }
@@ -153,7 +153,7 @@ fn take_lock(folder: &Path) -> Result<File, StoreError> {
 }
 
 /// Replaces the log by one commit that amounts to `entries`: written aside, synced, then renamed.
-fn replace(folder: &Path, entries: Entries) -> Result<Log, StoreError> {
+fn replace(folder: &Path, entries: Entries) -> Result<Log, FileError> {
     let (path, temporary) = (folder.join(LOG), folder.join(TEMPORARY));
     let changes: Vec<Change> =
         entries.iter().map(|(key, value)| Change { key: key.clone(), value: Some(value.clone()) }).collect();
@@ -170,9 +170,9 @@ fn replace(folder: &Path, entries: Entries) -> Result<Log, StoreError> {
     Ok(Log { file, bytes, entries, live_bytes: bytes })
 }
 
-fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> StoreError {
+fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> FileError {
     let path = path.to_owned();
-    move |source| StoreError::Io { path: path.clone(), action, source }
+    move |source| FileError::Io { path: path.clone(), action, source }
 }
 
 /// `<first 16 hex digits of the SHA-256> <JSON>\n`; JSON text has no line breaks of its own.
@@ -186,9 +186,9 @@ fn checksum(json: &str) -> String {
     hex::encode(&Sha256::digest(json.as_bytes())[..8])
 }
 
-fn read(path: &Path, bytes: &[u8]) -> Result<Entries, StoreError> {
+fn read(path: &Path, bytes: &[u8]) -> Result<Entries, FileError> {
     let damaged =
-        |line, reason: &str| StoreError::Damaged { path: path.to_owned(), line, reason: reason.into() };
+        |line, reason: &str| FileError::Damaged { path: path.to_owned(), line, reason: reason.into() };
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate().peekable();
     let header = lines.next().and_then(|(_, line)| std::str::from_utf8(line).ok()).unwrap_or_default();
     let version: u32 = header
@@ -196,7 +196,7 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Entries, StoreError> {
         .and_then(|header| header.strip_prefix(MAGIC)?.strip_prefix(' ')?.parse().ok())
         .ok_or_else(|| damaged(1, "this is no state log of millrace"))?;
     if version > VERSION {
-        return Err(StoreError::Newer { path: path.to_owned(), found: version });
+        return Err(FileError::Newer { path: path.to_owned(), found: version });
     }
     let mut entries = Entries::new();
     while let Some((index, line)) = lines.next() {
@@ -275,11 +275,11 @@ mod tests {
     fn something_else_and_a_newer_format_are_refused() {
         let (folder, log) = folder_with_two_commits();
         fs::write(&log, "hello\n").expect("write");
-        assert!(matches!(FileStore::open(folder.path().into()), Err(StoreError::Damaged { line: 1, .. })));
+        assert!(matches!(FileStore::open(folder.path().into()), Err(FileError::Damaged { line: 1, .. })));
         fs::write(&log, "").expect("write");
-        assert!(matches!(FileStore::open(folder.path().into()), Err(StoreError::Damaged { line: 1, .. })));
+        assert!(matches!(FileStore::open(folder.path().into()), Err(FileError::Damaged { line: 1, .. })));
         fs::write(&log, "millrace-state 2\n").expect("write");
-        assert!(matches!(FileStore::open(folder.path().into()), Err(StoreError::Newer { found: 2, .. })));
+        assert!(matches!(FileStore::open(folder.path().into()), Err(FileError::Newer { found: 2, .. })));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! It knows nothing of slots or workers, and it never repairs: what can't be read is refused with the file's name.
 
+#[cfg(test)]
+mod contract;
+mod etcd;
 mod file;
 
 use std::collections::BTreeMap;
@@ -12,8 +15,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use millrace_common::shutdown::Shutdown;
+use tokio_util::sync::CancellationToken;
+
+use etcd::EtcdStore;
+pub(crate) use etcd::Membership;
+pub use etcd::{EtcdError, EtcdFlags, EtcdLocation, Leader};
+pub use file::FileError;
 use file::FileStore;
-pub use file::StoreError;
+
+/// The state can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+}
+
+impl StoreError {
+    /// Whether waiting alone may change it: a folder that can't be read now is not waited for at the start.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Etcd(error) => error.is_passing(),
+        }
+    }
+}
 
 /// Everything that is stored: JSON texts by key.
 pub(crate) type Entries = BTreeMap<String, String>;
@@ -40,6 +68,8 @@ pub enum StateLocation {
     /// Forgotten at the end of the process.
     Memory,
     File(PathBuf),
+    /// For several masters.
+    Etcd(EtcdLocation),
 }
 
 impl fmt::Display for StateLocation {
@@ -47,6 +77,7 @@ impl fmt::Display for StateLocation {
         match self {
             Self::Memory => f.write_str("memory"),
             Self::File(folder) => write!(f, "file:{}", folder.display()),
+            Self::Etcd(location) => location.fmt(f),
         }
     }
 }
@@ -60,8 +91,8 @@ impl FromStr for StateLocation {
                 // `file:///folder` is meant as well as `file:folder`.
                 Ok(Self::File(PathBuf::from(folder.strip_prefix("//").unwrap_or(folder))))
             }
-            Some(("etcd", _)) => Err("etcd is not supported yet: use file:DIR".into()),
-            _ => Err("expected memory or file:DIR".into()),
+            Some(("etcd", rest)) if rest.starts_with("//") => EtcdLocation::parse(&rest[2..]).map(Self::Etcd),
+            _ => Err("expected memory, file:DIR or etcd://HOST:PORT,HOST:PORT,…[/PREFIX]".into()),
         }
     }
 }
@@ -79,6 +110,7 @@ enum Kind {
     },
     /// Locked only on blocking threads, by one caller at a time.
     File(Arc<Mutex<FileStore>>),
+    Etcd(Box<EtcdStore>),
 }
 
 /// What a test makes the next commit do.
@@ -90,30 +122,57 @@ pub(crate) enum Failure {
 }
 
 impl Store {
-    /// Opens the store, alone: a second master on the same folder is refused.
-    pub(crate) async fn open(location: &StateLocation) -> Result<Self, StoreError> {
-        match location {
-            StateLocation::Memory => Ok(Self(Kind::Memory {
-                entries: Entries::new(),
-                #[cfg(test)]
-                failures: Vec::new(),
-            })),
-            StateLocation::File(folder) => {
-                let folder = folder.clone();
-                let file = blocking(move || FileStore::open(folder)).await?;
-                Ok(Self(Kind::File(Arc::new(Mutex::new(file)))))
-            }
+    /// Forgotten at the end of the process.
+    pub(crate) fn memory() -> Self {
+        Self(Kind::Memory {
+            entries: Entries::new(),
+            #[cfg(test)]
+            failures: Vec::new(),
+        })
+    }
+
+    /// Opens the folder, alone: a second master on it is refused.
+    pub(crate) async fn file(folder: PathBuf) -> Result<Self, StoreError> {
+        let file = blocking(move || FileStore::open(folder)).await?;
+        Ok(Self(Kind::File(Arc::new(Mutex::new(file)))))
+    }
+
+    /// Asks nothing of etcd yet: see [`Store::load`].
+    pub(crate) fn etcd(
+        location: EtcdLocation,
+        flags: EtcdFlags,
+        membership: Membership,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self(Kind::Etcd(Box::new(EtcdStore::new(location, flags, membership, shutdown))))
+    }
+
+    /// Cancelled when this master may not write any more; never, if nobody else can.
+    pub(crate) fn lost(&self) -> CancellationToken {
+        match &self.0 {
+            Kind::Etcd(etcd) => etcd.lost().unwrap_or_default(),
+            Kind::Memory { .. } | Kind::File(_) => CancellationToken::new(),
         }
     }
 
-    /// Everything stored. After a failed commit this tells whether the commit took place.
+    /// Lets another master lead at once.
+    pub(crate) async fn resign(&mut self) {
+        if let Kind::Etcd(etcd) = &mut self.0 {
+            etcd.resign().await;
+        }
+    }
+
+    /// Everything stored. After a failed commit this tells whether the commit took place. In etcd it takes the
+    /// leadership first, or says who has it.
     pub(crate) async fn load(&mut self) -> Result<Entries, StoreError> {
         match &mut self.0 {
             Kind::Memory { entries, .. } => Ok(entries.clone()),
             Kind::File(file) => {
                 let file = Arc::clone(file);
-                blocking(move || file.lock().unwrap_or_else(PoisonError::into_inner).load()).await
+                let load = move || file.lock().unwrap_or_else(PoisonError::into_inner).load();
+                Ok(blocking(load).await?)
             }
+            Kind::Etcd(etcd) => Ok(etcd.load().await?),
         }
     }
 
@@ -124,18 +183,19 @@ impl Store {
             Kind::Memory { entries } => change(entries, changes),
             #[cfg(test)]
             Kind::Memory { entries, failures } => match failures.pop() {
-                Some(Failure::NotWritten) => return Err(StoreError::for_test()),
+                Some(Failure::NotWritten) => return Err(FileError::for_test().into()),
                 Some(Failure::WrittenAndUnknown) => {
                     change(entries, changes);
-                    return Err(StoreError::for_test());
+                    return Err(FileError::for_test().into());
                 }
                 None => change(entries, changes),
             },
             Kind::File(file) => {
                 let file = Arc::clone(file);
-                return blocking(move || file.lock().unwrap_or_else(PoisonError::into_inner).commit(changes))
-                    .await;
+                let commit = move || file.lock().unwrap_or_else(PoisonError::into_inner).commit(changes);
+                blocking(commit).await?;
             }
+            Kind::Etcd(etcd) => etcd.commit(changes).await?,
         }
         Ok(())
     }
@@ -144,7 +204,7 @@ impl Store {
     pub(crate) fn fail_next(&mut self, failure: Failure) {
         match &mut self.0 {
             Kind::Memory { failures, .. } => failures.push(failure),
-            Kind::File(_) => panic!("only the store in memory fails on demand"),
+            Kind::File(_) | Kind::Etcd(_) => panic!("only the store in memory fails on demand"),
         }
     }
 }
@@ -168,8 +228,16 @@ mod tests {
         assert_eq!("file:///var/x".parse(), Ok(StateLocation::File("/var/x".into())));
         for bad in ["", "file:", "disk", "memory:x"] {
             let message = bad.parse::<StateLocation>().expect_err("refused");
-            assert!(message.contains("expected memory or file:DIR"), "{bad}: {message}");
+            assert!(message.contains("expected memory, file:DIR or etcd://"), "{bad}: {message}");
         }
-        assert!("etcd://host".parse::<StateLocation>().expect_err("refused").contains("use file:DIR"));
+        let etcd = "etcd://one,two:23790,[::1]:2379/a/b/".parse::<StateLocation>().expect("etcd");
+        assert_eq!(etcd.to_string(), "etcd://one:2379,two:23790,[::1]:2379/a/b");
+        assert_eq!(
+            "etcd://one".parse::<StateLocation>().expect("etcd").to_string(),
+            "etcd://one:2379/millrace"
+        );
+        for bad in ["etcd://", "etcd:one", "etcd://one,,two", "etcd://one/a b"] {
+            assert!(bad.parse::<StateLocation>().is_err(), "{bad}");
+        }
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn cluster() -> Cluster {
     Cluster {
         url: "millrace://127.0.0.1:7077".into(),
         rest_url: "http://127.0.0.1:18080/api/v1".into(),
+        leader: None,
         status: MasterStatus::Alive,
         waiting_for: None,
         at_ms: NOW + 5_000,

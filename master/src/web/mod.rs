@@ -16,7 +16,7 @@ use std::time::Duration;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use millrace_common::http::status_routes;
@@ -27,11 +27,13 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
+use crate::handle::Refused;
 use crate::metrics::{self, Latest};
 use crate::pipelines;
 use crate::pipelines::Refusal;
 use crate::snapshot;
 use crate::sources::Sources;
+use crate::store::Leader;
 use model::Cluster;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -46,12 +48,31 @@ struct Web {
 
 impl Web {
     async fn cluster(&self) -> Result<Arc<Cluster>, Problem> {
-        let look = self.sources.handle.look().await.map_err(|refused| {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the cluster can't be seen", refused.to_string())
-        });
+        let look = self.sources.handle.look().await;
         let cluster = look.map(|look| Arc::new(snapshot::cluster(&look, &self.sources)));
         self.latest.set(cluster.as_ref().ok().cloned());
-        cluster
+        cluster.map_err(Problem::from)
+    }
+
+    /// What page and `/json/` show: a standby shows itself.
+    async fn cluster_or_standby(&self) -> Result<Arc<Cluster>, Problem> {
+        match self.cluster().await {
+            Err(Problem { standby: Some(leader), .. }) => {
+                Ok(Arc::new(snapshot::standby(leader.as_ref().as_ref(), &self.sources)))
+            }
+            other => other,
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let problem =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "the cluster can't be seen", refused.to_string());
+        match refused {
+            Refused::Standby { leader } => Self { standby: Some(Box::new(leader)), ..problem },
+            Refused::Rejected(_) | Refused::Unavailable(_) => problem,
+        }
     }
 }
 
@@ -71,6 +92,7 @@ fn routes(sources: Sources) -> Router {
     let registry = Arc::new(metrics::registry(&sources.counters, latest.clone()));
     let common = status_routes(sources.health.readiness(), registry);
     let web = Arc::new(Web { sources, latest });
+    let redirecting = Arc::clone(&web);
     Router::new()
         .route("/", get(show_page))
         .route("/style.css", get(style))
@@ -87,13 +109,14 @@ fn routes(sources: Sources) -> Router {
         .method_not_allowed_fallback(only_reading)
         .with_state(Arc::clone(&web))
         .merge(common.layer(from_fn_with_state(web, look_for_metrics)))
+        .layer(from_fn_with_state(Arc::clone(&redirecting), redirect_to_leader))
         .layer(map_response(security_headers))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, DEADLINE))
         .layer(GlobalConcurrencyLimitLayer::new(REQUESTS))
 }
 
 async fn show_page(State(web): State<Arc<Web>>) -> Result<Html<String>, Problem> {
-    Ok(Html(page::page(&*web.cluster().await?).into_string()))
+    Ok(Html(page::page(&*web.cluster_or_standby().await?).into_string()))
 }
 
 async fn style() -> impl IntoResponse {
@@ -101,11 +124,11 @@ async fn style() -> impl IntoResponse {
 }
 
 async fn spark_state(State(web): State<Arc<Web>>) -> Result<Response, Problem> {
-    Ok(Json(spark::master_state(&*web.cluster().await?)).into_response())
+    Ok(Json(spark::master_state(&*web.cluster_or_standby().await?)).into_response())
 }
 
 async fn spark_field(State(web): State<Arc<Web>>, Path(name): Path<String>) -> Result<Response, Problem> {
-    Ok(Json(spark::field(&*web.cluster().await?, &name)).into_response())
+    Ok(Json(spark::field(&*web.cluster_or_standby().await?, &name)).into_response())
 }
 
 async fn part(State(web): State<Arc<Web>>, pick: fn(&Cluster) -> Response) -> Result<Response, Problem> {
@@ -124,13 +147,24 @@ async fn show_pipeline(State(web): State<Arc<Web>>, Path(target): Path<String>) 
         Err(refusal) => {
             let status = match refusal {
                 Refusal::Unknown(_) => StatusCode::NOT_FOUND,
-                Refusal::Usage(_) | Refusal::Now(_) | Refusal::Unavailable(_) => {
+                Refusal::Usage(_) | Refusal::Now(_) | Refusal::Unavailable(_) | Refusal::Standby { .. } => {
                     StatusCode::SERVICE_UNAVAILABLE
                 }
             };
             Err(Problem::new(status, "the pipeline can't be shown", refusal.to_string()))
         }
     }
+}
+
+/// A standby answers what only the leader knows with the leader's address.
+async fn redirect_to_leader(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/api/")
+        && let Err(Refused::Standby { leader: Some(leader) }) = web.sources.handle.look().await
+    {
+        let place = request.uri().path_and_query().map_or("/", |place| place.as_str());
+        return Redirect::temporary(&format!("{}{place}", leader.page)).into_response();
+    }
+    next.run(request).await
 }
 
 /// The gauges show the cluster of now, or nothing.
@@ -171,11 +205,14 @@ struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
+    /// The master stands by, and who leads.
+    #[serde(skip)]
+    standby: Option<Box<Option<Leader>>>,
 }
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: String) -> Self {
-        Self { title, status: status.as_u16(), detail }
+        Self { title, status: status.as_u16(), detail, standby: None }
     }
 }
 

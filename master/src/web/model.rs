@@ -12,6 +12,8 @@ pub(crate) struct Cluster {
     pub(crate) url: String,
     pub(crate) rest_url: String,
     pub(crate) status: MasterStatus,
+    /// URL of the leader's page, if this master stands by.
+    pub(crate) leader: Option<String>,
     /// What the master waits for.
     pub(crate) waiting_for: Option<String>,
     /// When this was true.
@@ -34,6 +36,8 @@ pub(crate) enum MasterStatus {
     Alive,
     /// Restarted: known workers still have time to come back.
     Recovering,
+    /// Another master leads, or none yet.
+    Standby,
 }
 
 impl MasterStatus {
@@ -41,6 +45,7 @@ impl MasterStatus {
         match self {
             Self::Alive => "ALIVE",
             Self::Recovering => "RECOVERING",
+            Self::Standby => "STANDBY",
         }
     }
 }

@@ -4,7 +4,7 @@
 use maud::{DOCTYPE, Markup, html};
 use millrace_common::units::format_bytes;
 
-use super::model::{Cluster, Failover, Move, Pipeline, Slot, SlotState, Worker, WorkerState};
+use super::model::{Cluster, Failover, MasterStatus, Move, Pipeline, Slot, SlotState, Worker, WorkerState};
 
 pub(crate) const STYLE: &str = include_str!("style.css");
 /// How often the page reloads itself, in seconds.
@@ -53,6 +53,15 @@ fn summary(cluster: &Cluster) -> Markup {
     html! {
         @if let Some(waiting_for) = &cluster.waiting_for {
             p.notice role="status" { strong { "Waiting for " } (waiting_for) }
+        }
+        @if cluster.status == MasterStatus::Standby {
+            p.notice role="status" {
+                strong { "This master stands by. " }
+                @match &cluster.leader {
+                    Some(leader) => { "The cluster is on the leader's page: " a href=(leader) { (leader) } }
+                    None => { "No master leads yet: one of them will in a moment." }
+                }
+            }
         }
         dl.summary {
             (term("URL", &html! { (cluster.url) }))

@@ -1,7 +1,7 @@
-//! Runs a command with a Kafka and two S3 servers that exist for its time: `with-parts cargo test …`.
+//! Runs a command with a Kafka, two S3 servers and an etcd that exist for its time: `with-parts cargo test …`.
 //!
 //! The command finds them by `MILLRACE_TEST_KAFKA` (bootstrap servers), `MILLRACE_TEST_S3` and
-//! `MILLRACE_TEST_SECOND_S3` (endpoints) and `MILLRACE_TEST_BUCKET`; the login stands in the usual AWS variables.
+//! `MILLRACE_TEST_SECOND_S3` (endpoints), `MILLRACE_TEST_ETCD` (three members) and `MILLRACE_TEST_BUCKET`; the login stands in the usual AWS variables.
 
 use std::process::ExitCode;
 
@@ -23,6 +23,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         .env("MILLRACE_TEST_KAFKA", parts.kafka_servers())
         .env("MILLRACE_TEST_S3", parts.s3_endpoint())
         .env("MILLRACE_TEST_SECOND_S3", parts.second_s3_endpoint())
+        .env("MILLRACE_TEST_ETCD", parts.etcd_endpoints())
         .env("MILLRACE_TEST_BUCKET", millrace_e2e::BUCKET)
         .env("AWS_ACCESS_KEY_ID", LOGIN)
         .env("AWS_SECRET_ACCESS_KEY", LOGIN)
