@@ -318,7 +318,8 @@ fn main() {
             row.moved.1,
         );
     }
-    let figures: [(&str, fn(&Row) -> f64); 7] = [
+    type Figure = fn(&Row) -> f64;
+    let figures: [(&str, Figure); 7] = [
         ("scratch", |row| row.scratch),
         ("join", |row| row.join),
         ("loss", |row| row.loss),

@@ -40,9 +40,9 @@ impl Coordinator {
     }
 
     /// A slot that was not known before.
-    pub(crate) fn insert_slot(&mut self, id: SlotId, slot: Slot) {
+    pub(crate) fn insert_slot(&mut self, id: &SlotId, slot: Slot) {
         self.slots.insert(id.clone(), slot);
-        self.attach(&id);
+        self.attach(id);
     }
 
     pub(crate) fn remove_slot(&mut self, id: &SlotId) -> Option<Slot> {

@@ -315,7 +315,7 @@ impl Coordinator {
                 let slot = SlotId { pipeline: id.clone(), topic, partition };
                 let record = SlotRecord { epoch: *epoch, opened: *opened, ..SlotRecord::default() };
                 self.backlog.insert(Dirty::Slots(SlotGroup::of(&slot)));
-                self.insert_slot(slot, Slot::free(record, self.now, asked(Stage::Running), true));
+                self.insert_slot(&slot, Slot::free(record, self.now, asked(Stage::Running), true));
             }
         }
         self.backlog.insert(Dirty::Pipeline(id.clone()));
@@ -343,7 +343,7 @@ impl Coordinator {
             self.backlog.insert(Dirty::Slots(SlotGroup::of(&slot)));
             let mut fresh = Slot::free(SlotRecord::default(), self.now, reason.clone(), false);
             fresh.weight = self.average_load;
-            self.insert_slot(slot, fresh);
+            self.insert_slot(&slot, fresh);
             self.replan = true;
         }
     }

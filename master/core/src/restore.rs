@@ -102,7 +102,7 @@ impl Coordinator {
                     self.backlog.insert(Dirty::Slots(group.clone()));
                 }
             }
-            self.insert_slot(id, slot);
+            self.insert_slot(&id, slot);
         }
         Ok(())
     }
