@@ -10,3 +10,4 @@ mod restoring;
 mod simulation;
 mod slots;
 mod support;
+mod torn;
