@@ -153,7 +153,7 @@ pub enum Rejection {
     UnknownWorker { worker: WorkerId },
     #[error("worker {worker} is dead: it has no slots to give up and takes none")]
     WorkerIsDead { worker: WorkerId },
-    #[error("worker {worker} is not draining: it takes slots already")]
+    #[error("worker {worker} is not being drained: there is nothing to take back")]
     NotDrained { worker: WorkerId },
     #[error(
         "worker {worker} was told to end by its own process (SIGTERM), which can't be undone: start it again"
