@@ -17,7 +17,7 @@ use millrace_proto::v1::MasterMessage;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::built_in::{self, BuiltIn};
 use crate::config::{AnotherPipeline, PipelineConfig};
@@ -304,6 +304,10 @@ impl Driver {
             Directive::Revoke { worker, session, slot, epoch } => {
                 info!(%worker, %slot, %epoch, "revoke");
                 self.send(session, &worker, MasterMessage::revoke(&slot, epoch));
+            }
+            Directive::ReportAll { worker, session } => {
+                debug!(%worker, session, "what it runs is not what is known of it: asking for all reports");
+                self.send(session, &worker, MasterMessage::report_all());
             }
             Directive::Leave { worker, session } => self.send(session, &worker, MasterMessage::leave()),
             Directive::Probe { worker, host, port } => {

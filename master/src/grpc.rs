@@ -289,13 +289,14 @@ async fn read(
     while let Some(WorkerMessage { message }) = inbound.message().await? {
         let event = match message {
             Some(worker_message::Message::Heartbeat(heartbeat)) => {
-                let Heartbeat { memory_used_bytes, slots, draining, .. } =
+                let Heartbeat { memory_used_bytes, slots, draining, digest } =
                     heartbeat.try_into().map_err(unreadable)?;
                 Event::Heartbeat {
                     session,
                     worker: worker.clone(),
                     memory_used_bytes,
                     draining,
+                    digest,
                     reports: slots,
                 }
             }

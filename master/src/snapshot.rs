@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use millrace_common::types::{Millis, SlotId, SlotPhase, WorkerId};
 use millrace_master_core as core;
-use millrace_master_core::{LossCause, MoveReason, SlotView, WorkerView};
+use millrace_master_core::{SlotView, WorkerView};
 
 use crate::discovery::Troubles;
 use crate::handle::Look;
@@ -252,30 +252,8 @@ fn move_row(moved: &core::Move, times: Times) -> Move {
         from: moved.from.as_ref().map(WorkerId::to_string),
         to: moved.to.to_string(),
         epoch: moved.epoch.0,
-        reason: match &moved.reason {
-            MoveReason::PipelineSubmitted => "the pipeline was submitted".into(),
-            MoveReason::PartitionsAdded => "partitions were added to the topic".into(),
-            MoveReason::WorkerLost { worker, cause } => {
-                format!("worker {worker} was lost: {}", cause_words(*cause))
-            }
-            MoveReason::WorkerJoined { worker } => format!("worker {worker} joined"),
-            MoveReason::WorkerDrained { worker } => format!("worker {worker} is drained"),
-            MoveReason::Uneven => "the workers' shares were uneven".into(),
-            MoveReason::SlotStopped { worker, why } => format!("it stopped on {worker}: {why}"),
-            MoveReason::MasterRestarted => "it had no owner when the master started".into(),
-            MoveReason::Operator { what } => format!("a person asked for it: {what}"),
-        },
+        reason: moved.reason.to_string(),
         pause_ms: moved.running_at.map(|running| running.since(moved.begun_at).0),
-    }
-}
-
-fn cause_words(cause: LossCause) -> &'static str {
-    match cause {
-        LossCause::SessionDropped => "its session dropped and did not come back",
-        LossCause::ProcessGone => "its session dropped and its port refuses connections: the process is gone",
-        LossCause::Silent => "no heartbeat for a whole lease",
-        LossCause::Left => "it was told to stop, and left",
-        LossCause::Replaced => "another process registered under its id",
     }
 }
 
@@ -293,7 +271,7 @@ fn failover_row(loss: &core::Loss, look: &Look, times: Times) -> Failover {
     Failover {
         worker: loss.worker.to_string(),
         pid: look.pids.get(&loss.worker).copied().unwrap_or_default(),
-        reason: cause_words(loss.cause).to_owned(),
+        reason: loss.cause.to_string(),
         // The driver's clock begins at zero.
         lost_at_ms: times.unix(loss.last_heard_at.unwrap_or(Millis(0))),
         detected_at_ms: times.unix(loss.detected_at),

@@ -1,7 +1,9 @@
 //! Identifiers and counters, each its own type so that none can stand in for another.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,19 +31,20 @@ fn is_plain(text: &str, longest: usize) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
+// Clones share the text: a scheduler's indexes name each slot and worker several times.
 macro_rules! plain_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $longest:literal, $expected:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The identifier, checked against its alphabet and length.
             pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
                 let value = text.into();
                 if is_plain(&value, $longest) {
-                    Ok(Self(value))
+                    Ok(Self(value.into()))
                 } else {
                     Err(InvalidId { what: $what, value, expected: $expected })
                 }
@@ -49,6 +52,19 @@ macro_rules! plain_id {
 
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        /// By text. Ids that share theirs are equal without a look at it.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
             }
         }
 
@@ -74,7 +90,7 @@ macro_rules! plain_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.0.as_ref().to_owned()
             }
         }
     };

@@ -1,16 +1,22 @@
-//! The coordinator: facts in, writes and directives out. What each fact means is in `liveness` (workers),
-//! `pipelines`, `reports` and `grants` (slots), of the store in `restore`.
+//! The coordinator: facts in, writes and directives out. What each fact means is in `liveness` and `drain` (workers),
+//! `pipelines`, `reports` and `grants` (slots), of the store in `restore`. Who should have which slot is `plan`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millrace_types::{Epoch, Millis, PipelineId, SlotId, WorkerId};
 
+use crate::backlog::{Backlog, Dirty};
 use crate::history::{History, MoveReason};
+use crate::index::Waiting;
+use crate::load::LEAST_LOAD;
+use crate::plan::Queues;
 use crate::record::{
-    CompletedRecord, PipelineRecord, RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup,
+    CompletedRecord, MAX_STEP_BYTES, MAX_WRITES, PipelineRecord, RECORD_VERSION, Record, RecordBody,
+    RecordKey, RestoreError, SlotGroup,
 };
 use crate::state::{Completed, Hold, Life, Pipeline, Slot, Worker};
+use crate::timers::{Timer, Timers};
 use crate::{Directive, Event, Rejection, Settings, Step, Write};
 
 /// The scheduler's whole state.
@@ -29,21 +35,46 @@ pub struct Coordinator {
     pub(crate) history: History,
     /// Something changed that may call for grants or revocations.
     pub(crate) replan: bool,
+    /// A slot with a home may be grantable now.
+    pub(crate) grants_due: bool,
+    pub(crate) waiting: Waiting,
+    /// Workers that did not get their share yet.
+    pub(crate) joiners: BTreeSet<WorkerId>,
+    pub(crate) draining: BTreeSet<WorkerId>,
+    /// Pipelines whose slots were all given up, as was asked.
+    pub(crate) given_up: BTreeSet<PipelineId>,
+    /// Where slots keep failing, and until when they stay away.
+    pub(crate) avoiding: BTreeMap<SlotId, (WorkerId, Millis)>,
+    /// When slots moved that may be resting.
+    pub(crate) moved: BTreeMap<SlotId, Millis>,
+    /// Moves that were decided and wait for their turn.
+    pub(crate) planned: Queues,
+    /// The same, of draining workers.
+    pub(crate) drains: Queues,
+    /// What a slot of unknown load counts for.
+    pub(crate) average_load: u64,
+    pub(crate) timers: Timers,
+    /// Slots that were seen open, which is stored with others of this moment, and when.
+    pub(crate) newly_opened: BTreeSet<SlotId>,
+    pub(crate) note_opened_at: Option<Millis>,
     /// Until when joins are gathered before shares are evened out.
     pub(crate) settle_at: Option<Millis>,
+    /// When the load is looked at next, and was last.
+    pub(crate) balance_at: Option<Millis>,
+    pub(crate) balanced_at: Millis,
+    /// The load is to be evened out: by time, or because a person said so, resting slots too.
+    pub(crate) balance_due: Option<Balance>,
     /// No worker is declared dead before: this master itself stalled, and their messages wait to be read.
     pub(crate) patience_until: Millis,
-    /// Records to write with the step under way.
-    pub(crate) dirty: BTreeSet<Dirty>,
+    pub(crate) backlog: Backlog,
     pub(crate) directives: Vec<Directive>,
 }
 
-/// What is to be stored anew, or removed when it is no more.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Dirty {
-    Pipeline(PipelineId),
-    Worker(WorkerId),
-    Slots(SlotGroup),
+/// Why the load is evened out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Balance {
+    Timely,
+    Asked,
 }
 
 impl Coordinator {
@@ -59,9 +90,25 @@ impl Coordinator {
             slots: BTreeMap::new(),
             history: History::new(settings.moves_kept, settings.losses_kept),
             replan: true,
+            grants_due: true,
+            waiting: Waiting::default(),
+            joiners: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            avoiding: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            planned: Queues::new(),
+            drains: Queues::new(),
+            average_load: LEAST_LOAD,
+            timers: Timers::default(),
+            newly_opened: BTreeSet::new(),
+            note_opened_at: None,
             settle_at: Some(now.plus(settings.settle)),
+            balance_at: None,
+            balanced_at: now,
+            balance_due: None,
             patience_until: now,
-            dirty: BTreeSet::new(),
+            backlog: Backlog::default(),
             directives: Vec::new(),
             settings,
         };
@@ -72,6 +119,10 @@ impl Coordinator {
     /// Takes a fact in. A rejected one has changed nothing. A `now` before the last one counts as the last one.
     pub fn apply(&mut self, now: Millis, event: Event) -> Result<Step, Rejection> {
         self.check(&event)?;
+        let leaving = match &event {
+            Event::Heartbeat { worker, draining: true, .. } => Some(worker.clone()),
+            _ => None,
+        };
         let now = self.now.max(now);
         self.forgive_own_stall(now);
         self.now = now;
@@ -88,34 +139,51 @@ impl Coordinator {
             Event::PartitionsFound { pipeline, topic, count } => {
                 self.add_slots(&pipeline, topic, count, &MoveReason::PartitionsAdded);
             }
-            Event::WorkerRegistered { session, spec, running } => self.register(session, spec, &running),
-            Event::Heartbeat { worker, memory_used_bytes, draining, reports, .. } => {
+            Event::WorkerRegistered { session, spec, running } => self.register(session, spec, running),
+            Event::Heartbeat { worker, memory_used_bytes, draining, digest, reports, .. } => {
                 self.hear(&worker, memory_used_bytes);
-                self.set_leaving(&worker, draining);
-                self.compare(&worker, &reports, false);
+                self.note_leaving(&worker, draining);
+                self.take_heartbeat(&worker, digest, reports);
             }
+            Event::WorkerDrained { worker } => self.drain(&worker),
+            Event::WorkerRecommissioned { worker } => self.recommission(&worker),
+            Event::Rebalance => self.rebalance_now(),
             Event::SessionLost { session, worker } => self.lose_session(session, &worker),
             Event::ProcessGone { worker } => self.lose_process(&worker),
             Event::SlotStopped { worker, slot, epoch, reason, .. } => {
                 self.slot_stopped(&worker, &slot, epoch, reason);
             }
             Event::SlotResumed { slot } => self.resume(&slot),
-            Event::WorkerDrained { worker } => self.set_drained(&worker, true),
-            Event::WorkerRecommissioned { worker } => self.set_drained(&worker, false),
             Event::DeadlineReached => {}
         }
         self.reach_deadlines();
         self.assign();
+        if let Some(worker) = leaving {
+            self.let_go(&worker);
+        }
+        if self.balance_at.is_none() && !self.workers.is_empty() && !self.slots.is_empty() {
+            self.balance_at = Some(self.now.plus(self.settings.balance_interval));
+        }
         Ok(self.take_step())
     }
 
-    /// When [`Event::DeadlineReached`] is due, if nothing else comes before.
+    /// When [`Event::DeadlineReached`] is due, if nothing else comes before. It may find nothing to do.
     pub fn next_deadline(&self) -> Option<Millis> {
-        let workers = self.workers.values().map(|worker| self.deadline_of(worker));
-        let retries = self.slots.values().filter_map(|slot| slot.retry_at);
-        let returns = self.slots.values().filter_map(|slot| slot.avoid.as_ref().map(|(_, until)| *until));
-        let given_up = self.given_up().next().map(|_| self.now);
-        workers.chain(retries).chain(returns).chain(self.settle_at).chain(given_up).min()
+        let now = (!self.backlog.is_empty() || !self.given_up.is_empty()).then_some(self.now);
+        self.timers
+            .first()
+            .into_iter()
+            .chain(self.note_opened_at)
+            .chain(self.settle_at)
+            .chain(self.balance_at)
+            .chain(now)
+            .min()
+    }
+
+    /// Whether the store holds all that is in memory, if each step was committed: what does not fit into one step
+    /// comes with the next ones, which are due at once.
+    pub fn is_written(&self) -> bool {
+        self.backlog.is_empty()
     }
 
     /// Everything that the store holds now, if each step was committed.
@@ -168,44 +236,65 @@ impl Coordinator {
             },
             Event::WorkerDrained { worker } => self.check_drain(worker),
             Event::WorkerRecommissioned { worker } => self.check_recommission(worker),
-            Event::SessionLost { .. } | Event::ProcessGone { .. } | Event::DeadlineReached => Ok(()),
+            Event::SessionLost { .. }
+            | Event::ProcessGone { .. }
+            | Event::Rebalance
+            | Event::DeadlineReached => Ok(()),
         }
     }
 
     pub(crate) fn resume(&mut self, id: &SlotId) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.halt = None;
-        slot.failures = 0;
-        let (reason, from) = (MoveReason::Operator { what: "resumed".to_owned() }, None);
-        slot.hold = Hold::Free { from, home: None, since: self.now, reason, urgent: true };
+        let since = self.now;
+        self.change_slot(id, |slot| {
+            slot.halt = None;
+            slot.failures = 0;
+            let (reason, from) = (MoveReason::Operator { what: "resumed".to_owned() }, None);
+            slot.hold = Hold::Free { from, home: None, since, reason, urgent: true };
+        });
         self.touch(id);
         self.replan = true;
     }
 
     /// What happens by the passing of time alone.
     fn reach_deadlines(&mut self) {
-        self.bury_the_overdue();
-        self.forget_the_long_dead();
-        self.settle_pipelines();
-        for slot in self.slots.values_mut() {
-            if slot.retry_at.is_some_and(|at| at <= self.now) {
-                slot.retry_at = None;
-                self.replan = true;
-            }
-            if slot.avoid.as_ref().is_some_and(|(_, until)| *until <= self.now) {
-                slot.avoid = None;
-                self.replan = true;
+        while let Some(timer) = self.timers.pop(self.now) {
+            match timer {
+                Timer::Worker(id) => self.look_after(&id),
+                Timer::Slot(id) => self.end_waits(&id),
             }
         }
+        if self.note_opened_at.is_some_and(|at| at <= self.now) {
+            self.note_opened();
+        }
+        self.settle_pipelines();
         if self.settle_at.is_some_and(|at| at <= self.now) {
             self.settle_at = None;
+            self.replan = true;
+            self.grants_due = true;
+        }
+        if self.balance_at.is_some_and(|at| at <= self.now) {
+            self.balance_at = None;
+            self.look_at_load(Balance::Timely);
+        }
+    }
+
+    fn end_waits(&mut self, id: &SlotId) {
+        let now = self.now;
+        let waited = self.slots.get(id).is_some_and(|slot| slot.retry_at.is_some_and(|at| at <= now));
+        if waited {
+            self.change_slot(id, |slot| slot.retry_at = None);
+            self.grants_due = true;
+            self.replan = true;
+        }
+        if self.avoiding.get(id).is_some_and(|(_, until)| *until <= now) {
+            self.avoiding.remove(id);
             self.replan = true;
         }
     }
 
     /// The slot's record is to be written.
     pub(crate) fn touch(&mut self, slot: &SlotId) {
-        self.dirty.insert(Dirty::Slots(SlotGroup::of(slot)));
+        self.backlog.insert(Dirty::Slots(SlotGroup::of(slot)));
     }
 
     fn body_of(&self, dirty: &Dirty) -> Option<RecordBody> {
@@ -229,7 +318,7 @@ impl Coordinator {
                 RecordBody::Worker {
                     spec: worker.spec.clone(),
                     dead: worker.life == Life::Dead,
-                    drained: worker.drained,
+                    drained: worker.drain.asked,
                 }
             }
             Dirty::Slots(group) => {
@@ -249,17 +338,27 @@ impl Coordinator {
         })
     }
 
+    /// Directives wait until all is stored that they go by.
     fn take_step(&mut self) -> Step {
-        let writes = std::mem::take(&mut self.dirty)
-            .into_iter()
-            .map(|dirty| match (self.body_of(&dirty), dirty) {
-                (Some(body), _) => Write::Put(Record { version: RECORD_VERSION, body }),
+        let mut writes = Vec::new();
+        let mut bytes = 0;
+        while writes.len() < MAX_WRITES
+            && bytes < MAX_STEP_BYTES
+            && let Some(dirty) = self.backlog.pop()
+        {
+            writes.push(match (self.body_of(&dirty), dirty) {
+                (Some(body), _) => {
+                    bytes += body.size_estimate();
+                    Write::Put(Record { version: RECORD_VERSION, body })
+                }
                 (None, Dirty::Pipeline(id)) => Write::Delete(RecordKey::pipeline(&id)),
                 (None, Dirty::Worker(id)) => Write::Delete(RecordKey::worker(&id)),
                 (None, Dirty::Slots(group)) => Write::Delete(RecordKey::slots(&group)),
-            })
-            .collect();
-        Step { writes, directives: std::mem::take(&mut self.directives) }
+            });
+        }
+        let directives =
+            if self.backlog.is_empty() { std::mem::take(&mut self.directives) } else { Vec::new() };
+        Step { writes, directives }
     }
 
     pub(crate) fn revoke_directive(&mut self, worker: &WorkerId, slot: &SlotId, epoch: Epoch) {

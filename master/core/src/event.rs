@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace_types::{
-    Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason, WorkerId, WorkerSpec,
+    Digest, Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason, WorkerId, WorkerSpec,
 };
 
 use crate::{Record, RecordKey};
@@ -28,14 +28,25 @@ pub enum Event {
     PartitionsFound { pipeline: PipelineId, topic: u16, count: u32 },
     /// The first message of a session. `running`: slots that the process runs already.
     WorkerRegistered { session: u64, spec: WorkerSpec, running: Vec<SlotReport> },
-    /// All slots that a worker runs, and the bytes that its buffers hold. `draining`: its process wants to end.
+    /// A sign of life.
     Heartbeat {
         session: u64,
         worker: WorkerId,
+        /// The bytes that its buffers hold.
         memory_used_bytes: u64,
+        /// The process was told to end: its slots are to go to others.
         draining: bool,
+        /// Of all slots that it runs.
+        digest: Digest,
+        /// Of all of them, or of those whose report changed since the last heartbeat of this session.
         reports: Vec<SlotReport>,
     },
+    /// A person wants the worker to give its slots up, without stopping it.
+    WorkerDrained { worker: WorkerId },
+    /// A person wants the worker to take slots again, also when it is still giving them up.
+    WorkerRecommissioned { worker: WorkerId },
+    /// A person wants what [`Coordinator::plan`](crate::Coordinator::plan) says, now.
+    Rebalance,
     /// The worker's stream ended.
     SessionLost { session: u64, worker: WorkerId },
     /// The worker's port refuses connections: its process is gone, no grace is needed.
@@ -44,10 +55,6 @@ pub enum Event {
     SlotStopped { session: u64, worker: WorkerId, slot: SlotId, epoch: Epoch, reason: StopReason },
     /// A person lets a halted slot go on.
     SlotResumed { slot: SlotId },
-    /// A person wants the worker's slots to go to others, and no new ones to it.
-    WorkerDrained { worker: WorkerId },
-    /// The worker takes slots again.
-    WorkerRecommissioned { worker: WorkerId },
     /// The time of [`next_deadline`](crate::Coordinator::next_deadline) has come.
     DeadlineReached,
 }
@@ -55,7 +62,8 @@ pub enum Event {
 /// What follows from an event.
 ///
 /// The shell commits `writes` in one transaction, and only then sends `directives`. When a commit's outcome is
-/// uncertain it drops the coordinator, ends all sessions, and restores from the store.
+/// uncertain it drops the coordinator, ends all sessions, and restores from the store. An event that changes more
+/// than fits is stored over several steps, the later ones due at once; its directives come with the last one.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Step {
     /// At most [`MAX_WRITES`](crate::MAX_WRITES), each key once.
@@ -89,6 +97,8 @@ pub enum Directive {
     Revoke { worker: WorkerId, session: u64, slot: SlotId, epoch: Epoch },
     /// Tell the worker, which wants to end, that no slot is moved from it any more: it may.
     Leave { worker: WorkerId, session: u64 },
+    /// Tell the worker to put all its slots into the next heartbeat: what it runs is not what is known of it.
+    ReportAll { worker: WorkerId, session: u64 },
     /// Try a connection to the worker's port: when it is refused, tell [`Event::ProcessGone`]; else nothing.
     Probe { worker: WorkerId, host: String, port: u16 },
     /// Close this stream: another one of the same worker has taken its place.
@@ -139,14 +149,18 @@ pub enum Rejection {
     PartitionsGone { pipeline: PipelineId, topic: String, count: u32, known: u32 },
     #[error("pipeline {pipeline} would bring the slots to {records} records of {per_record}: at most {most}")]
     TooManySlots { pipeline: PipelineId, records: usize, per_record: u32, most: usize },
-    #[error("worker {worker} is not known")]
+    #[error("worker {worker} is not known: `millrace workers` lists those that are")]
     UnknownWorker { worker: WorkerId },
-    #[error("worker {worker} is dead: it has no slots")]
+    #[error("worker {worker} is dead: it has no slots to give up and takes none")]
     WorkerIsDead { worker: WorkerId },
     #[error("worker {worker} is not being drained: there is nothing to take back")]
     NotDrained { worker: WorkerId },
-    #[error("worker {worker} leaves because its process was told to stop: start another one")]
+    #[error(
+        "worker {worker} was told to end by its own process (SIGTERM), which can't be undone: start it again"
+    )]
     WorkerIsLeaving { worker: WorkerId },
+    #[error("worker {worker} has zone {zone:?}: expected at most 64 printable characters")]
+    Zone { worker: WorkerId, zone: String },
     #[error("slot {slot} is not known")]
     UnknownSlot { slot: SlotId },
     #[error("slot {slot} is not halted: there is nothing to resume")]

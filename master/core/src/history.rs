@@ -1,6 +1,7 @@
 //! What happened lately, for people: moves of slots and losses of workers. No decision reads it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 
 use millrace_types::{Epoch, Millis, PipelineId, SlotId, SlotPhase, SlotReport, WorkerId};
 use serde::Serialize;
@@ -15,14 +16,31 @@ pub enum MoveReason {
         worker: WorkerId,
         cause: LossCause,
     },
+    /// The worker that it went to took its share.
     WorkerJoined {
         worker: WorkerId,
+        beside: Beside,
     },
+    /// There is clearly less load beside it where it went.
+    Uneven {
+        beside: Beside,
+    },
+    /// The worker was to give its slots up.
     WorkerDrained {
         worker: WorkerId,
     },
-    /// Workers hold uneven shares, without one that just joined.
-    Uneven,
+    /// It stopped there again and again.
+    KeepsFailing {
+        worker: WorkerId,
+    },
+    /// Its worker offers fewer places than it has slots.
+    FewerPlaces,
+    /// Its place went to this pipeline, which had fewer than its share of too few places.
+    FairShare {
+        pipeline: PipelineId,
+        its_places: usize,
+        our_places: usize,
+    },
     SlotStopped {
         worker: WorkerId,
         why: String,
@@ -32,6 +50,48 @@ pub enum MoveReason {
     Operator {
         what: String,
     },
+}
+
+/// Load per core beside a slot, not counting its own, in percent of a core of usual speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Beside {
+    /// On its owner.
+    pub here_percent: u32,
+    /// On the worker that gets it.
+    pub there_percent: u32,
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "beside it each core had {} % to do, and has {} % there",
+            self.here_percent, self.there_percent
+        )
+    }
+}
+
+/// As people read it, without the move's own slot, owner and receiver.
+impl fmt::Display for MoveReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PipelineSubmitted => f.write_str("the pipeline was submitted"),
+            Self::PartitionsAdded => f.write_str("partitions were added to the topic"),
+            Self::WorkerLost { worker, cause } => write!(f, "worker {worker} was lost: {cause}"),
+            Self::WorkerJoined { worker, beside } => write!(f, "worker {worker} joined: {beside}"),
+            Self::Uneven { beside } => write!(f, "the load was uneven: {beside}"),
+            Self::WorkerDrained { worker } => write!(f, "worker {worker} is drained"),
+            Self::KeepsFailing { worker } => write!(f, "it stopped on {worker} again and again"),
+            Self::FewerPlaces => f.write_str("its worker offers fewer places than it had slots"),
+            Self::FairShare { pipeline, its_places, our_places } => write!(
+                f,
+                "places are scarce: pipeline {pipeline} had {its_places} of them, this one {our_places}"
+            ),
+            Self::SlotStopped { worker, why } => write!(f, "it stopped on {worker}: {why}"),
+            Self::MasterRestarted => f.write_str("it had no owner when the master started"),
+            Self::Operator { what } => write!(f, "a person asked for it: {what}"),
+        }
+    }
 }
 
 /// By what a worker's loss was noticed.
@@ -99,53 +159,125 @@ pub struct Regrant {
     pub first_commit_at_ms: Option<u64>,
 }
 
-/// The latest moves and losses, bounded.
+impl fmt::Display for LossCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SessionDropped => "its session dropped and did not come back",
+            Self::ProcessGone => "its session dropped and its port refuses connections: the process is gone",
+            Self::Silent => "no heartbeat for a whole lease",
+            Self::Replaced => "another process registered under its id",
+            Self::Left => "it was told to stop, and left",
+        })
+    }
+}
+
+/// Entries that are numbered in their order; the oldest are forgotten.
+#[derive(Debug)]
+struct Log<T> {
+    entries: VecDeque<T>,
+    /// Number of the oldest.
+    first: u64,
+    kept: usize,
+}
+
+impl<T> Log<T> {
+    fn new(kept: usize) -> Self {
+        Self { entries: VecDeque::new(), first: 0, kept }
+    }
+
+    fn push(&mut self, entry: T) -> u64 {
+        self.entries.push_back(entry);
+        let number = self.first + self.entries.len() as u64 - 1;
+        while self.entries.len() > self.kept {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        number
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut T> {
+        self.entries.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+}
+
+/// A lost slot in the log of losses.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    loss: u64,
+    index: usize,
+}
+
+/// The latest moves and losses, bounded. What is still open is found by its slot.
 #[derive(Debug)]
 pub(crate) struct History {
-    moves: VecDeque<Move>,
-    losses: VecDeque<Loss>,
-    moves_kept: usize,
-    losses_kept: usize,
+    moves: Log<Move>,
+    losses: Log<Loss>,
+    /// The last move of a slot that was not seen running since.
+    opening: BTreeMap<SlotId, u64>,
+    /// Slots without an owner since their owner's loss.
+    lost: BTreeMap<SlotId, Place>,
+    /// Lost slots whose new owner has not committed yet.
+    silent: BTreeMap<SlotId, Place>,
+    /// How many slots of a loss are without owner.
+    open: BTreeMap<u64, usize>,
 }
 
 impl History {
     pub(crate) fn new(moves_kept: usize, losses_kept: usize) -> Self {
-        Self { moves: VecDeque::new(), losses: VecDeque::new(), moves_kept, losses_kept }
+        Self {
+            moves: Log::new(moves_kept),
+            losses: Log::new(losses_kept),
+            opening: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            open: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn moves(&self) -> Vec<Move> {
-        self.moves.iter().cloned().collect()
+        self.moves.entries.iter().cloned().collect()
     }
 
     pub(crate) fn losses(&self) -> Vec<Loss> {
-        self.losses.iter().cloned().collect()
+        self.losses.entries.iter().cloned().collect()
     }
 
     pub(crate) fn lost(&mut self, loss: Loss) {
-        self.losses.push_back(loss);
-        if self.losses.len() > self.losses_kept {
-            self.losses.pop_front();
+        let slots: Vec<SlotId> = loss.slots.iter().map(|lost| lost.slot.clone()).collect();
+        let number = self.losses.push(loss);
+        if !slots.is_empty() {
+            self.open.insert(number, slots.len());
+        }
+        for (index, slot) in slots.into_iter().enumerate() {
+            self.silent.remove(&slot);
+            self.lost.insert(slot, Place { loss: number, index });
         }
     }
 
     pub(crate) fn moved(&mut self, moved: Move) {
         self.owned_again(&moved.slot, &moved.to, moved.epoch, moved.granted_at);
-        self.moves.push_back(moved);
-        if self.moves.len() > self.moves_kept {
-            self.moves.pop_front();
-        }
+        let slot = moved.slot.clone();
+        let number = self.moves.push(moved);
+        self.opening.insert(slot, number);
     }
 
     /// The slot has an owner again, by a grant or because its lost owner came back with it.
     pub(crate) fn owned_again(&mut self, slot: &SlotId, worker: &WorkerId, epoch: Epoch, now: Millis) {
-        for loss in &mut self.losses {
-            for lost in &mut loss.slots {
-                if lost.slot == *slot && lost.regrant.is_none() {
-                    let worker = worker.clone();
-                    lost.regrant = Some(Regrant { worker, epoch, granted_at: now, first_commit_at_ms: None });
-                }
-            }
-            if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
+        let Some(place) = self.lost.remove(slot) else { return };
+        let regrant = Regrant { worker: worker.clone(), epoch, granted_at: now, first_commit_at_ms: None };
+        if let Some(lost) = self.losses.get_mut(place.loss).and_then(|loss| loss.slots.get_mut(place.index)) {
+            lost.regrant = Some(regrant);
+            self.silent.insert(slot.clone(), place);
+        }
+        self.close(place.loss, now);
+    }
+
+    fn close(&mut self, number: u64, now: Millis) {
+        let Some(open) = self.open.get_mut(&number) else { return };
+        *open = open.saturating_sub(1);
+        if *open == 0 {
+            self.open.remove(&number);
+            if let Some(loss) = self.losses.get_mut(number) {
                 loss.reassigned_at.get_or_insert(now);
             }
         }
@@ -153,10 +285,25 @@ impl History {
 
     /// The pipeline is over: nobody waits for its slots.
     pub(crate) fn completed(&mut self, pipeline: &PipelineId, now: Millis) {
-        for loss in &mut self.losses {
-            loss.slots.retain(|lost| lost.slot.pipeline != *pipeline || lost.regrant.is_some());
-            if loss.slots.iter().all(|lost| lost.regrant.is_some()) {
-                loss.reassigned_at.get_or_insert(now);
+        let of_it = |slot: &SlotId| slot.pipeline == *pipeline;
+        let given: Vec<Place> =
+            self.lost.iter().filter(|(slot, _)| of_it(slot)).map(|(_, place)| *place).collect();
+        self.lost.retain(|slot, _| !of_it(slot));
+        self.silent.retain(|slot, _| !of_it(slot));
+        self.opening.retain(|slot, _| !of_it(slot));
+        for place in &given {
+            self.close(place.loss, now);
+        }
+        let losses: BTreeSet<u64> = given.into_iter().map(|place| place.loss).collect();
+        for number in losses {
+            let Some(loss) = self.losses.get_mut(number) else { continue };
+            loss.slots.retain(|lost| !of_it(&lost.slot) || lost.regrant.is_some());
+            for (index, lost) in loss.slots.iter().enumerate() {
+                for places in [&mut self.lost, &mut self.silent] {
+                    if let Some(place) = places.get_mut(&lost.slot).filter(|place| place.loss == number) {
+                        place.index = index;
+                    }
+                }
             }
         }
     }
@@ -164,20 +311,29 @@ impl History {
     /// A report of the slot's current grant.
     pub(crate) fn reported(&mut self, report: &SlotReport, now: Millis) {
         if report.phase == SlotPhase::Running
-            && let Some(moved) = self
-                .moves
-                .iter_mut()
-                .rev()
-                .find(|moved| moved.slot == report.slot && moved.epoch == report.epoch)
+            && let Some(number) = self.opening.get(&report.slot)
         {
-            moved.running_at.get_or_insert(now);
+            match self.moves.get_mut(*number) {
+                Some(moved) if moved.epoch == report.epoch => moved.running_at = Some(now),
+                // A later epoch, that the worker knew before this master: nobody waits for the earlier one.
+                Some(_) | None => {}
+            }
+            self.opening.remove(&report.slot);
         }
-        let Some(committed) = report.metrics.last_commit_at_ms else { return };
-        for lost in self.losses.iter_mut().flat_map(|loss| &mut loss.slots) {
-            if lost.slot == report.slot
-                && let Some(regrant) = lost.regrant.as_mut().filter(|regrant| regrant.epoch == report.epoch)
-            {
+        let (Some(committed), Some(place)) =
+            (report.metrics.last_commit_at_ms, self.silent.get(&report.slot).copied())
+        else {
+            return;
+        };
+        let lost = self.losses.get_mut(place.loss).and_then(|loss| loss.slots.get_mut(place.index));
+        match lost.and_then(|lost| lost.regrant.as_mut()) {
+            Some(regrant) if regrant.epoch == report.epoch => {
                 regrant.first_commit_at_ms.get_or_insert(committed);
+                self.silent.remove(&report.slot);
+            }
+            Some(_) => {}
+            None => {
+                self.silent.remove(&report.slot);
             }
         }
     }

@@ -3,13 +3,15 @@
 
 use millrace_types::{Millis, SlotReport, VERSION, WorkerId, WorkerSpec};
 
-use crate::coordinator::{Coordinator, Dirty};
+use crate::backlog::Dirty;
+use crate::coordinator::Coordinator;
 use crate::history::{Loss, LossCause, LostSlot, MoveReason};
 use crate::state::{Hold, Life, Worker};
+use crate::timers::Timer;
 use crate::{Directive, Rejection};
 
-/// Most workers declared dead, and most forgotten, in one step: its writes are bounded. The rest is due at once.
-const WORKERS_PER_STEP: usize = 8;
+/// Longest label of a zone, in characters.
+const LONGEST_ZONE: usize = 64;
 
 impl Coordinator {
     pub(crate) fn check_registration(&self, spec: &WorkerSpec) -> Result<(), Rejection> {
@@ -20,6 +22,13 @@ impl Coordinator {
         }
         if spec.max_slots == 0 {
             return offer("max_slots", "at least 1: give the worker more memory");
+        }
+        if let Some(zone) = &spec.zone {
+            let plain = zone.chars().all(|c| !c.is_control()) && !zone.trim().is_empty();
+            if !plain || zone.chars().count() > LONGEST_ZONE {
+                let zone = zone.chars().take(LONGEST_ZONE).collect();
+                return Err(Rejection::Zone { worker: spec.id.clone(), zone });
+            }
         }
         if release_line(&spec.version).is_none() || release_line(&spec.version) != release_line(VERSION) {
             let (worker, version) = (spec.id.clone(), spec.version.clone());
@@ -34,46 +43,57 @@ impl Coordinator {
         }
     }
 
-    pub(crate) fn register(&mut self, session: u64, spec: WorkerSpec, running: &[SlotReport]) {
+    pub(crate) fn register(&mut self, session: u64, spec: WorkerSpec, running: Vec<SlotReport>) {
         let id = spec.id.clone();
-        if let Some(known) = self.workers.get(&id)
-            && known.life != Life::Dead
-            && known.spec.pid != spec.pid
-        {
+        let other_process = self.workers.get(&id).is_some_and(|known| known.spec.pid != spec.pid);
+        if other_process && self.workers.get(&id).is_some_and(|known| known.life != Life::Dead) {
             self.bury(&id, LossCause::Replaced);
         }
-        let before = self.workers.remove(&id);
-        if let Some(old) = before.as_ref().and_then(|known| known.session).filter(|old| *old != session) {
-            self.directives.push(Directive::EndSession { worker: id.clone(), session: old });
+        let now = self.now;
+        let known =
+            self.workers.entry(id.clone()).or_insert_with(|| Worker::new(spec.clone(), Life::Dead, now));
+        let old_session = known.session.replace(session).filter(|old| *old != session);
+        let was_dead = known.life == Life::Dead;
+        if was_dead || known.spec != spec {
+            self.backlog.insert(Dirty::Worker(id.clone()));
         }
-        let stored = before.as_ref().is_some_and(|known| known.life != Life::Dead && known.spec == spec);
-        if !stored {
-            self.dirty.insert(Dirty::Worker(id.clone()));
+        if was_dead {
+            known.memory_used_bytes = 0;
         }
-        let mut worker = Worker {
-            spec,
-            life: Life::Alive,
-            since: self.now,
-            session: Some(session),
-            last_heard: Some(self.now),
-            memory_used_bytes: 0,
-            joined: true,
-            drained: before.as_ref().is_some_and(|known| known.drained),
-            leaving: false,
-        };
-        match before {
-            Some(known) if known.life != Life::Dead => {
-                worker.joined = known.joined;
-                worker.memory_used_bytes = known.memory_used_bytes;
-                if known.life == Life::Alive {
-                    worker.since = known.since;
-                }
-            }
-            _ => self.settle(),
+        if known.life != Life::Alive {
+            known.life = Life::Alive;
+            known.since = now;
         }
-        self.workers.insert(id.clone(), worker);
-        self.replan = true;
+        known.spec = spec;
+        known.last_heard = Some(now);
+        known.ask_all = None;
+        if let Some(session) = old_session {
+            self.directives.push(Directive::EndSession { worker: id.clone(), session });
+        }
+        if other_process {
+            // The earlier one was told to end. What a person asked for still holds.
+            self.set_drain(&id, |drain| drain.leaving = false);
+        }
+        if was_dead {
+            self.join(&id);
+        } else {
+            self.replan = true;
+            self.grants_due = true;
+        }
+        self.arm(&id);
         self.compare(&id, running, true);
+    }
+
+    /// The worker takes its share when the joins of this moment are gathered. What nobody had room for goes to the
+    /// first of them at once and waits with the others: a thousand workers that come back together are no reason to
+    /// share out a thousand times.
+    fn join(&mut self, id: &WorkerId) {
+        if !self.draining.contains(id) {
+            self.replan |= self.settle_at.is_none();
+            self.grants_due |= self.replan;
+            self.joiners.insert(id.clone());
+            self.settle();
+        }
     }
 
     /// A message of its current session came. A worker that was silent for too long and thawed is alive again.
@@ -84,10 +104,9 @@ impl Coordinator {
         if worker.life != Life::Alive {
             worker.life = Life::Alive;
             worker.since = self.now;
-            worker.joined = true;
-            self.dirty.insert(Dirty::Worker(id.clone()));
-            self.replan = true;
-            self.settle();
+            self.backlog.insert(Dirty::Worker(id.clone()));
+            self.join(id);
+            self.arm(id);
         }
     }
 
@@ -99,7 +118,7 @@ impl Coordinator {
         if worker.life != Life::Alive {
             return;
         }
-        if worker.leaving && !self.slots.values().any(|slot| slot.owner() == Some(id)) {
+        if worker.drain.leaving && worker.holds.is_empty() {
             return self.bury(id, LossCause::Left);
         }
         worker.life = Life::Suspect { until: self.now.plus(self.settings.grace) };
@@ -107,6 +126,7 @@ impl Coordinator {
         self.replan = true;
         let (host, port) = (worker.spec.host.clone(), worker.spec.port);
         self.directives.push(Directive::Probe { worker: id.clone(), host, port });
+        self.arm(id);
     }
 
     /// A worker that has a session again by now is a new answer to an old question: it stays.
@@ -127,58 +147,77 @@ impl Coordinator {
         }
     }
 
-    fn overdue(&self, dead: bool) -> Vec<(WorkerId, Life)> {
-        self.workers
-            .iter()
-            .filter(|(_, worker)| (worker.life == Life::Dead) == dead && self.deadline_of(worker) <= self.now)
-            .map(|(id, worker)| (id.clone(), worker.life))
-            .take(WORKERS_PER_STEP)
-            .collect()
-    }
-
-    pub(crate) fn bury_the_overdue(&mut self) {
-        for (id, life) in self.overdue(false) {
-            let cause = if matches!(life, Life::Suspect { .. }) {
-                LossCause::SessionDropped
-            } else {
-                LossCause::Silent
-            };
-            self.bury(&id, cause);
+    /// Its deadline is looked at when it comes; an earlier look sets the next one.
+    pub(crate) fn arm(&mut self, id: &WorkerId) {
+        let Some(worker) = self.workers.get(id) else { return };
+        let (at, set) = (self.deadline_of(worker), worker.wake_at);
+        if set.is_some_and(|set| set <= at) {
+            return;
+        }
+        if let Some(set) = set {
+            self.timers.unset(set, Timer::Worker(id.clone()));
+        }
+        self.timers.set(at, Timer::Worker(id.clone()));
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.wake_at = Some(at);
         }
     }
 
-    pub(crate) fn forget_the_long_dead(&mut self) {
-        for (id, _) in self.overdue(true) {
-            if let Some(Worker { session: Some(session), .. }) = self.workers.remove(&id) {
-                self.directives.push(Directive::EndSession { worker: id.clone(), session });
-            }
-            self.dirty.insert(Dirty::Worker(id));
+    /// Its timer went off: it is dead, or forgotten, or was heard meanwhile.
+    pub(crate) fn look_after(&mut self, id: &WorkerId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        worker.wake_at = None;
+        let life = worker.life;
+        let due = self.workers.get(id).is_some_and(|worker| self.deadline_of(worker) <= self.now);
+        match life {
+            _ if !due => self.arm(id),
+            Life::Dead => self.forget(id),
+            Life::Suspect { .. } => self.bury(id, LossCause::SessionDropped),
+            Life::Alive | Life::Unknown { .. } => self.bury(id, LossCause::Silent),
         }
+    }
+
+    fn forget(&mut self, id: &WorkerId) {
+        if let Some(Worker { session: Some(session), .. }) = self.workers.remove(id) {
+            self.directives.push(Directive::EndSession { worker: id.clone(), session });
+        }
+        self.draining.remove(id);
+        self.backlog.insert(Dirty::Worker(id.clone()));
     }
 
     /// The worker is dead; its slots are free.
     fn bury(&mut self, id: &WorkerId, cause: LossCause) {
         let Some(worker) = self.workers.get_mut(id) else { return };
-        let left = worker.leaving;
         worker.life = Life::Dead;
         worker.since = self.now;
         let last_heard_at = worker.last_heard;
-        self.dirty.insert(Dirty::Worker(id.clone()));
+        let leaving = worker.drain.leaving;
+        let (held, coming) = (worker.holds.clone(), worker.intended.clone());
+        self.backlog.insert(Dirty::Worker(id.clone()));
+        self.joiners.remove(id);
+        self.drains.remove(id);
+        let since = self.now;
         let mut lost = Vec::new();
-        for (slot_id, slot) in &mut self.slots {
-            if slot.owner() != Some(id) {
-                continue;
-            }
-            // Who left was not killed by a record.
-            slot.deaths = slot.deaths.saturating_add(u32::from(!left));
-            lost.push(LostSlot { slot: slot_id.clone(), epoch: slot.epoch, regrant: None });
-            let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
-            slot.hold =
-                Hold::Free { from: Some(id.clone()), home: None, since: self.now, reason, urgent: true };
+        for slot_id in &held {
+            let epoch = self.change_slot(slot_id, |slot| {
+                // Who left was not killed by a record.
+                slot.deaths = slot.deaths.saturating_add(u32::from(!leaving));
+                let reason = MoveReason::WorkerLost { worker: id.clone(), cause };
+                slot.hold = Hold::Free { from: Some(id.clone()), home: None, since, reason, urgent: true };
+                slot.epoch
+            });
+            lost.extend(epoch.map(|epoch| LostSlot { slot: slot_id.clone(), epoch, regrant: None }));
+            self.touch(slot_id);
         }
-        for lost in &lost {
-            self.touch(&lost.slot);
+        for slot_id in coming.keys().filter(|slot| !held.contains(*slot)) {
+            self.change_slot(slot_id, |slot| match &mut slot.hold {
+                Hold::Free { home, .. } => *home = None,
+                Hold::Revoking { to, .. } => *to = None,
+                Hold::Granted { .. } => {}
+            });
         }
+        self.arm(id);
+        self.replan = true;
         let reassigned_at = lost.is_empty().then_some(self.now);
         self.history.lost(Loss {
             worker: id.clone(),
@@ -188,10 +227,9 @@ impl Coordinator {
             reassigned_at,
             slots: lost,
         });
-        self.replan = true;
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let at = self.now.plus(self.settings.settle);
         self.settle_at.get_or_insert(at);
     }
@@ -201,7 +239,7 @@ impl Coordinator {
         worker.reachable().is_some() && self.deadline_of(worker) > self.now
     }
 
-    /// Whether free slots may go to the worker.
+    /// Whether slots may go to the worker.
     pub(crate) fn takes_slots(&self, worker: &Worker) -> bool {
         self.is_within_reach(worker) && !worker.is_draining()
     }

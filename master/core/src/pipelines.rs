@@ -3,18 +3,17 @@
 //! Whatever a person asks for, slots are given up after a last commit first. Which figures may change in a definition
 //! is the shell's matter; here only what slots are made of counts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millrace_types::{PipelineDefinition, PipelineId, SlotId};
 
 use crate::Rejection;
-use crate::coordinator::{Coordinator, Dirty};
+use crate::backlog::Dirty;
+use crate::coordinator::{Balance, Coordinator};
 use crate::history::MoveReason;
 use crate::record::{MAX_SLOT_RECORDS, SLOTS_PER_RECORD, SlotGroup, SlotRecord, SlotRemains, Stage};
 use crate::state::{Completed, Hold, Pipeline, Resend, Slot};
-
-/// Most pipelines that get to their next stage in one step: its writes are bounded. The rest is due at once.
-const PIPELINES_PER_STEP: usize = 3;
 
 impl Coordinator {
     pub(crate) fn check_submission(
@@ -151,10 +150,9 @@ impl Coordinator {
             return;
         }
         let known = vec![0; partitions.len()];
-        let pipeline =
-            Pipeline { definition: Arc::new(definition), partitions: known, stage: Stage::Running };
+        let pipeline = Pipeline::new(Arc::new(definition), known, Stage::Running);
         self.pipelines.insert(id.clone(), pipeline);
-        self.dirty.insert(Dirty::Pipeline(id.clone()));
+        self.backlog.insert(Dirty::Pipeline(id.clone()));
         for (topic, count) in (0u16..).zip(partitions) {
             self.add_slots(&id, topic, count, &MoveReason::PipelineSubmitted);
         }
@@ -166,7 +164,16 @@ impl Coordinator {
             self.bring_back(&id, &completed);
         }
         let Some(pipeline) = self.pipelines.get_mut(&id) else { return };
-        if pipeline.stage != Stage::Running || *pipeline.definition != definition {
+        let same =
+            PipelineDefinition { weight: definition.weight, ..(*pipeline.definition).clone() } == definition;
+        if same && pipeline.stage == Stage::Running {
+            // Its weight is the master's matter alone: no slot stops for it.
+            if pipeline.definition.weight != definition.weight {
+                pipeline.definition = Arc::new(definition);
+                self.backlog.insert(Dirty::Pipeline(id.clone()));
+                self.look_at_load(Balance::Timely);
+            }
+        } else {
             pipeline.definition = Arc::new(definition);
             self.enter(&id, Stage::Changing);
         }
@@ -196,34 +203,20 @@ impl Coordinator {
         self.pipelines.get(id).is_some_and(|pipeline| pipeline.stage == Stage::Running)
     }
 
-    /// Pipelines that wait for their slots to be given up, and nobody holds one any more.
-    pub(crate) fn given_up(&self) -> impl Iterator<Item = (&PipelineId, Stage)> {
-        self.pipelines
-            .iter()
-            .filter(|(_, pipeline)| matches!(pipeline.stage, Stage::Changing | Stage::Killed { .. }))
-            .filter(|(id, _)| self.slots_of(id).all(|(_, slot)| slot.owner().is_none()))
-            .map(|(id, pipeline)| (id, pipeline.stage))
-    }
-
+    /// Pipelines whose slots were all given up get where they were to get.
     pub(crate) fn settle_pipelines(&mut self) {
-        let given_up: Vec<(PipelineId, Stage)> =
-            self.given_up().take(PIPELINES_PER_STEP).map(|(id, stage)| (id.clone(), stage)).collect();
-        for (id, stage) in given_up {
-            match stage {
-                Stage::Killed { at_ms } => self.complete(&id, at_ms),
-                Stage::Changing => self.go_on(&id),
-                Stage::Running | Stage::Paused => {}
+        for id in std::mem::take(&mut self.given_up) {
+            match self.pipelines.get(&id).map(|pipeline| pipeline.stage) {
+                Some(Stage::Killed { at_ms }) => self.complete(&id, at_ms),
+                Some(Stage::Changing) => self.go_on(&id),
+                Some(Stage::Running | Stage::Paused) | None => {}
             }
         }
-        for _ in 0..PIPELINES_PER_STEP {
-            if self.completed.len() <= self.settings.completed_kept {
-                break;
-            }
+        while self.completed.len() > self.settings.completed_kept {
             let oldest = self.completed.iter().min_by_key(|(id, completed)| (completed.killed_at_ms, *id));
-            if let Some(id) = oldest.map(|(id, _)| id.clone()) {
-                self.completed.remove(&id);
-                self.dirty.insert(Dirty::Pipeline(id));
-            }
+            let Some(id) = oldest.map(|(id, _)| id.clone()) else { return };
+            self.completed.remove(&id);
+            self.backlog.insert(Dirty::Pipeline(id));
         }
     }
 
@@ -234,86 +227,98 @@ impl Coordinator {
 
     /// Nobody is to hold a slot of the pipeline until it has left this stage.
     fn enter(&mut self, id: &PipelineId, stage: Stage) {
-        let Some(pipeline) = self.pipelines.get_mut(id) else { return };
-        pipeline.stage = stage;
-        self.dirty.insert(Dirty::Pipeline(id.clone()));
+        if !self.pipelines.contains_key(id) {
+            return;
+        }
+        self.backlog.insert(Dirty::Pipeline(id.clone()));
         self.replan = true;
-        let (first, last) = ends(id);
+        let since = self.now;
         let resend = Resend::after(self.now, self.settings.heartbeat);
         let mut revoked = Vec::new();
-        for (slot_id, slot) in self.slots.range_mut(first..=last) {
+        let (first, last) = ends(id);
+        let avoiding: Vec<SlotId> =
+            self.avoiding.range(&first..=&last).map(|(slot, _)| slot.clone()).collect();
+        for slot in avoiding {
+            self.avoiding.remove(&slot);
+        }
+        self.change_stage(id, stage, |slot_id, slot| {
             slot.failures = 0;
             slot.retry_at = None;
-            slot.avoid = None;
             match &mut slot.hold {
                 Hold::Free { home, .. } => *home = None,
                 Hold::Revoking { to, .. } => *to = None,
                 Hold::Granted { owner, .. } => {
-                    let (owner, since) = (owner.clone(), self.now);
-                    let reason = asked(stage);
+                    let owner = owner.clone();
                     revoked.push((owner.clone(), slot_id.clone(), slot.epoch));
-                    slot.hold = Hold::Revoking { owner, to: None, since, reason, resend };
+                    slot.hold = Hold::Revoking { owner, to: None, since, reason: asked(stage), resend };
                 }
             }
-        }
+        });
         for (owner, slot, epoch) in revoked {
             self.revoke_directive(&owner, &slot, epoch);
         }
     }
 
     /// From here on the slots are granted, by the definition of now: an earlier owner's word, which may go by another
-    /// one, is no longer believed.
+    /// one, is no longer believed. That is stored before the pipeline runs.
     fn go_on(&mut self, id: &PipelineId) {
-        if let Some(pipeline) = self.pipelines.get_mut(id) {
-            pipeline.stage = Stage::Running;
-        }
-        self.dirty.insert(Dirty::Pipeline(id.clone()));
-        let (first, last) = ends(id);
-        for (slot_id, slot) in self.slots.range_mut(first..=last) {
+        let now = self.now;
+        let mut forgotten = BTreeSet::new();
+        self.change_stage(id, Stage::Running, |slot_id, slot| {
             if slot.granted_to.take().is_some() {
-                self.dirty.insert(Dirty::Slots(SlotGroup::of(slot_id)));
+                forgotten.insert(SlotGroup::of(slot_id));
             }
             if let Hold::Free { since, reason, urgent, .. } = &mut slot.hold {
-                (*since, *reason, *urgent) = (self.now, asked(Stage::Running), true);
+                (*since, *reason, *urgent) = (now, asked(Stage::Running), true);
             }
+        });
+        for group in forgotten {
+            self.backlog.insert(Dirty::Slots(group));
         }
+        self.backlog.insert(Dirty::Pipeline(id.clone()));
         self.replan = true;
     }
 
+    /// What remains of the pipeline is stored before its slots are removed.
     fn complete(&mut self, id: &PipelineId, killed_at_ms: u64) {
-        let Some(pipeline) = self.pipelines.remove(id) else { return };
-        let mut remains: Vec<Vec<SlotRemains>> = pipeline.partitions.iter().map(|_| Vec::new()).collect();
+        self.note_opened();
         let (first, last) = ends(id);
         let slots: Vec<SlotId> = self.slots.range(first..=last).map(|(slot, _)| slot.clone()).collect();
+        let Some(pipeline) = self.pipelines.get(id) else { return };
+        let mut remains: Vec<Vec<SlotRemains>> = pipeline.partitions.iter().map(|_| Vec::new()).collect();
+        let definition = Arc::clone(&pipeline.definition);
+        self.backlog.insert(Dirty::Pipeline(id.clone()));
         for slot_id in slots {
-            self.dirty.insert(Dirty::Slots(SlotGroup::of(&slot_id)));
+            self.backlog.insert(Dirty::Slots(SlotGroup::of(&slot_id)));
+            self.avoiding.remove(&slot_id);
+            self.moved.remove(&slot_id);
             // They come by topic and partition, from 0 on without a gap.
             if let (Some(slot), Some(topic)) =
-                (self.slots.remove(&slot_id), remains.get_mut(usize::from(slot_id.topic)))
+                (self.remove_slot(&slot_id), remains.get_mut(usize::from(slot_id.topic)))
             {
                 topic.push(SlotRemains(slot.epoch, slot.opened));
             }
         }
-        let completed = Completed { definition: pipeline.definition, killed_at_ms, slots: remains };
-        self.completed.insert(id.clone(), completed);
-        self.dirty.insert(Dirty::Pipeline(id.clone()));
+        self.pipelines.remove(id);
+        self.given_up.remove(id);
+        self.completed.insert(id.clone(), Completed { definition, killed_at_ms, slots: remains });
         self.history.completed(id, self.now);
         self.replan = true;
     }
 
-    /// A completed pipeline has its slots again, and waits to go on.
+    /// A completed pipeline has its slots again, and waits to go on. They are stored before it is.
     fn bring_back(&mut self, id: &PipelineId, completed: &Completed) {
+        let (definition, partitions) = (Arc::clone(&completed.definition), completed.counts());
+        self.pipelines.insert(id.clone(), Pipeline::new(definition, partitions, Stage::Changing));
         for (topic, slots) in (0u16..).zip(&completed.slots) {
             for (partition, SlotRemains(epoch, opened)) in (0i32..).zip(slots) {
                 let slot = SlotId { pipeline: id.clone(), topic, partition };
                 let record = SlotRecord { epoch: *epoch, opened: *opened, ..SlotRecord::default() };
-                self.dirty.insert(Dirty::Slots(SlotGroup::of(&slot)));
-                self.slots.insert(slot, Slot::free(record, self.now, asked(Stage::Running), true));
+                self.backlog.insert(Dirty::Slots(SlotGroup::of(&slot)));
+                self.insert_slot(&slot, Slot::free(record, self.now, asked(Stage::Running), true));
             }
         }
-        let (definition, partitions) = (Arc::clone(&completed.definition), completed.counts());
-        self.pipelines.insert(id.clone(), Pipeline { definition, partitions, stage: Stage::Changing });
-        self.dirty.insert(Dirty::Pipeline(id.clone()));
+        self.backlog.insert(Dirty::Pipeline(id.clone()));
     }
 
     fn clear_halts(&mut self, id: &PipelineId) {
@@ -335,9 +340,10 @@ impl Coordinator {
         // `check_slot_records` keeps the counts far below Kafka's own type's limit.
         for partition in added.filter_map(|number| i32::try_from(number).ok()) {
             let slot = SlotId { pipeline: id.clone(), topic, partition };
-            self.dirty.insert(Dirty::Slots(SlotGroup::of(&slot)));
-            let fresh = Slot::free(SlotRecord::default(), self.now, reason.clone(), false);
-            self.slots.insert(slot, fresh);
+            self.backlog.insert(Dirty::Slots(SlotGroup::of(&slot)));
+            let mut fresh = Slot::free(SlotRecord::default(), self.now, reason.clone(), false);
+            fresh.weight = self.average_load;
+            self.insert_slot(&slot, fresh);
             self.replan = true;
         }
     }

@@ -13,10 +13,12 @@ use crate::settings::InvalidSettings;
 pub const RECORD_VERSION: u32 = 2;
 /// Most slots in one record.
 pub const SLOTS_PER_RECORD: u32 = 256;
-/// Most records of slots in the store: one step may touch them all.
-pub const MAX_SLOT_RECORDS: usize = 96;
+/// Most records of slots in the store.
+pub const MAX_SLOT_RECORDS: usize = 1_024;
 /// Most writes in one step; etcd takes 128 operations per transaction.
 pub const MAX_WRITES: usize = 120;
+/// About where a step's writes end, in bytes; etcd takes 1.5 MiB per request. One record may exceed it.
+pub(crate) const MAX_STEP_BYTES: usize = 640 << 10;
 
 /// A record's place in the store: `pipelines/<id>`, `workers/<id>` or `slots/<pipeline>/<topic>-<group>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,7 +92,7 @@ pub enum RecordBody {
         spec: WorkerSpec,
         /// It was declared dead and has not come back.
         dead: bool,
-        /// A person asked it to give up its slots.
+        /// A person drains it, or has drained it.
         #[serde(default)]
         drained: bool,
     },
@@ -148,6 +150,25 @@ pub struct SlotRecord {
     /// To whom `epoch` was granted, when the slot is free: this worker alone may still run it rightly.
     pub last_owner: Option<WorkerId>,
     pub halt: Option<Halt>,
+}
+
+impl RecordBody {
+    /// About how long it is as JSON text.
+    pub(crate) fn size_estimate(&self) -> usize {
+        match self {
+            Self::Pipeline(_) => 4_000,
+            Self::Completed(completed) => 4_000 + completed.slots.iter().map(Vec::len).sum::<usize>() * 16,
+            Self::Worker { .. } => 500,
+            Self::Slots { slots, .. } => slots.values().map(SlotRecord::size_estimate).sum(),
+        }
+    }
+}
+
+impl SlotRecord {
+    fn size_estimate(&self) -> usize {
+        let owner = self.owner.iter().chain(&self.last_owner).map(|id| id.as_str().len());
+        100 + owner.sum::<usize>() + self.halt.as_ref().map_or(0, |halt| 50 + halt.detail.len())
+    }
 }
 
 impl Record {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use millrace_types::{Epoch, SlotId, WorkerSpec};
 
-use crate::coordinator::{Coordinator, Dirty};
+use crate::backlog::Dirty;
+use crate::coordinator::Coordinator;
 use crate::history::MoveReason;
 use crate::record::{
     CompletedRecord, PipelineRecord, RECORD_VERSION, Record, RecordBody, RecordKey, RestoreError, SlotGroup,
@@ -43,7 +44,7 @@ impl Coordinator {
     fn take_pipeline(&mut self, PipelineRecord { definition, stage }: PipelineRecord) {
         let id = definition.id.clone();
         let partitions = vec![0; definition.source.topics.len()];
-        self.pipelines.insert(id, Pipeline { definition: Arc::new(definition), partitions, stage });
+        self.pipelines.insert(id, Pipeline::new(Arc::new(definition), partitions, stage));
     }
 
     fn take_completed(&mut self, CompletedRecord { definition, killed_at_ms, slots }: CompletedRecord) {
@@ -52,26 +53,28 @@ impl Coordinator {
     }
 
     fn take_worker(&mut self, spec: WorkerSpec, dead: bool, drained: bool) {
+        let id = spec.id.clone();
         let life =
             if dead { Life::Dead } else { Life::Unknown { until: self.now.plus(self.settings.lease) } };
-        let worker = Worker {
-            life,
-            since: self.now,
-            session: None,
-            last_heard: None,
-            memory_used_bytes: 0,
-            joined: false,
-            drained,
-            leaving: false,
-            spec,
-        };
-        self.workers.insert(worker.spec.id.clone(), worker);
+        let mut worker = Worker::new(spec, life, self.now);
+        worker.drain.asked = drained;
+        if drained {
+            self.draining.insert(id.clone());
+        }
+        self.workers.insert(id.clone(), worker);
+        self.arm(&id);
     }
 
     fn take_slots(&mut self, group: &SlotGroup, slots: BTreeMap<i32, SlotRecord>) -> Result<(), String> {
+        if self.completed.contains_key(&group.pipeline) {
+            // The master ended between the two: what remains of them stands in the pipeline's record.
+            self.backlog.insert(Dirty::Slots(group.clone()));
+            return Ok(());
+        }
         let absent = || format!("pipeline {} with a topic number {} is absent", group.pipeline, group.topic);
         let pipeline = self.pipelines.get_mut(&group.pipeline).ok_or_else(absent)?;
         let known = pipeline.partitions.get_mut(usize::from(group.topic)).ok_or_else(absent)?;
+        *known += u32::try_from(slots.len()).unwrap_or(u32::MAX);
         let stage = pipeline.stage;
         let (first, last) = group.partitions();
         for (partition, record) in slots {
@@ -81,7 +84,6 @@ impl Coordinator {
             if record.epoch == Epoch(0) && (record.opened || record.owner.is_some()) {
                 return Err(format!("partition {partition} has an owner or was opened, but its epoch is 0"));
             }
-            *known += 1;
             let id = SlotId { pipeline: group.pipeline.clone(), topic: group.topic, partition };
             let owner = record.owner.clone();
             let mut slot = Slot::free(record, self.now, MoveReason::MasterRestarted, false);
@@ -97,20 +99,22 @@ impl Coordinator {
                     };
                 } else {
                     // An owner that is gone leaves the slot free: the next grant has a higher epoch in any case.
-                    self.dirty.insert(Dirty::Slots(group.clone()));
+                    self.backlog.insert(Dirty::Slots(group.clone()));
                 }
             }
-            self.slots.insert(id, slot);
+            self.insert_slot(&id, slot);
         }
         Ok(())
     }
 
-    /// Every topic has its partitions from 0 on without a gap.
+    /// Every topic has its partitions from 0 on without a gap. A pipeline that was not written whole lacks the last
+    /// ones, which are found in Kafka again; never the first.
     fn check_all_partitions(&self) -> Result<(), RestoreError> {
         for (id, pipeline) in &self.pipelines {
             for (topic, count) in (0u16..).zip(&pipeline.partitions) {
                 let damaged = |problem| RestoreError::Damaged { key: RecordKey::pipeline(id), problem };
-                if *count == 0 {
+                let later = pipeline.partitions.iter().skip(usize::from(topic) + 1);
+                if *count == 0 && (topic == 0 || later.clone().any(|count| *count > 0)) {
                     return Err(damaged(format!("no slots are stored for its topic number {topic}")));
                 }
                 let slot = |partition| SlotId { pipeline: id.clone(), topic, partition };

@@ -24,6 +24,14 @@ pub struct Settings {
     pub first_retry: Millis,
     /// Where that doubling ends. A slot that ran twice this long without a failure starts over.
     pub longest_retry: Millis,
+    /// Span of the moving averages of slots' figures. A slot watched for less counts as an average one.
+    pub load_span: Millis,
+    /// How often the load is looked at, to even it out.
+    pub balance_interval: Millis,
+    /// By how much less load per core must be beside a slot where it goes, in percent of what is there.
+    pub margin_percent: u32,
+    /// How long a slot that moved is not moved for the load's sake.
+    pub rest: Millis,
     /// Moves kept for the page.
     pub moves_kept: usize,
     /// Losses of workers kept for the page and the failover report.
@@ -44,6 +52,10 @@ impl Default for Settings {
             dead_worker_retention: Millis(16 * 60 * 1_000),
             first_retry: Millis(1_000),
             longest_retry: Millis(60_000),
+            load_span: Millis(30_000),
+            balance_interval: Millis(10_000),
+            margin_percent: 20,
+            rest: Millis(60_000),
             moves_kept: 256,
             losses_kept: 64,
             completed_kept: 200,
@@ -56,14 +68,16 @@ impl Default for Settings {
 #[error("{key} = {value}: expected {expected}")]
 pub struct InvalidSettings {
     pub key: &'static str,
-    pub value: Millis,
+    /// With its unit.
+    pub value: String,
     pub expected: String,
 }
 
 impl Settings {
     /// Whether the spans fit together.
     pub fn check(&self) -> Result<(), InvalidSettings> {
-        let wrong = |key, value, expected| Err(InvalidSettings { key, value, expected });
+        let wrong =
+            |key, value: Millis, expected| Err(InvalidSettings { key, value: value.to_string(), expected });
         let two_heartbeats = Millis(self.heartbeat.0.saturating_mul(2));
         if self.heartbeat == Millis(0) {
             return wrong("heartbeat", self.heartbeat, "at least 1 ms".to_owned());
@@ -79,6 +93,12 @@ impl Settings {
                 self.first_retry,
                 "at least 1 ms, or a failing slot spins".to_owned(),
             );
+        }
+        for (key, span) in [("load_span", self.load_span), ("balance_interval", self.balance_interval)] {
+            if span < self.heartbeat {
+                let expected = format!("at least a heartbeat ({})", self.heartbeat);
+                return wrong(key, span, expected);
+            }
         }
         if self.longest_retry < self.first_retry {
             let expected = format!("at least first_retry ({})", self.first_retry);

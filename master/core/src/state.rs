@@ -1,10 +1,14 @@
 //! The scheduler's state: workers, slots, and who holds what. Transitions are elsewhere.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_types::{Epoch, Halt, Millis, NextOffset, PipelineDefinition, SlotReport, WorkerId, WorkerSpec};
+use millrace_types::{
+    Digest, Epoch, Halt, Millis, NextOffset, PipelineDefinition, SlotId, SlotReport, WorkerId, WorkerSpec,
+};
 
 use crate::history::MoveReason;
+use crate::load::{LEAST_LOAD, Load, NORMAL_SPEED};
 use crate::record::{SlotRecord, SlotRemains, Stage};
 
 /// The highest epoch that a worker's word is believed for, so that epochs can always rise.
@@ -16,6 +20,14 @@ pub(crate) struct Pipeline {
     /// Known partitions of each source topic.
     pub(crate) partitions: Vec<u32>,
     pub(crate) stage: Stage,
+    /// How many of its slots have an owner.
+    pub(crate) owned: usize,
+}
+
+impl Pipeline {
+    pub(crate) fn new(definition: Arc<PipelineDefinition>, partitions: Vec<u32>, stage: Stage) -> Self {
+        Self { definition, partitions, stage, owned: 0 }
+    }
 }
 
 /// A pipeline that was killed and whose slots nobody holds any more.
@@ -41,6 +53,24 @@ pub(crate) enum Life {
     Dead,
 }
 
+/// Who wants a worker to give its slots up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Drain {
+    /// A person does.
+    pub(crate) asked: bool,
+    /// The process itself does: it was told to end.
+    pub(crate) leaving: bool,
+}
+
+/// A slot that a worker should have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intended {
+    /// [`Slot::weight`].
+    pub(crate) load: u64,
+    /// It is granted to it, so that it can't be given to another one without a pause.
+    pub(crate) held: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) spec: WorkerSpec,
@@ -51,23 +81,55 @@ pub(crate) struct Worker {
     pub(crate) session: Option<u64>,
     pub(crate) last_heard: Option<Millis>,
     pub(crate) memory_used_bytes: u64,
-    /// It joined since the shares were evened out last.
-    pub(crate) joined: bool,
-    /// A person asked it to give up its slots.
-    pub(crate) drained: bool,
-    /// Its process wants to end, once its slots are given up.
-    pub(crate) leaving: bool,
+    pub(crate) drain: Drain,
+    /// What its cores achieve, in percent of what is usual.
+    pub(crate) speed: u32,
+    /// Slots granted to it, those being revoked too. Kept by `index`, as what follows.
+    pub(crate) holds: BTreeSet<SlotId>,
+    /// How many of them are being revoked.
+    pub(crate) revoking: usize,
+    /// Of them, with their epochs.
+    pub(crate) digest: Digest,
+    /// What it should have: what it holds and keeps, and what is to come to it.
+    pub(crate) intended: BTreeMap<SlotId, Intended>,
+    /// Its digest is not the one above: when all reports are asked for (again).
+    pub(crate) ask_all: Option<Resend>,
+    /// When its deadline is looked at next.
+    pub(crate) wake_at: Option<Millis>,
 }
 
 impl Worker {
-    /// It keeps what it runs until others take it, and gets nothing.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.drained || self.leaving
+    pub(crate) fn new(spec: WorkerSpec, life: Life, since: Millis) -> Self {
+        Self {
+            spec,
+            life,
+            since,
+            session: None,
+            last_heard: None,
+            memory_used_bytes: 0,
+            drain: Drain::default(),
+            speed: NORMAL_SPEED,
+            holds: BTreeSet::new(),
+            revoking: 0,
+            digest: Digest::default(),
+            intended: BTreeMap::new(),
+            ask_all: None,
+            wake_at: None,
+        }
     }
 
     /// Its session, if it can be told something that it will act on.
     pub(crate) fn reachable(&self) -> Option<u64> {
         self.session.filter(|_| self.life == Life::Alive)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.asked || self.drain.leaving
+    }
+
+    /// Whether one more slot fits into its memory.
+    pub(crate) fn has_room(&self) -> bool {
+        self.holds.len() < self.spec.max_slots as usize
     }
 }
 
@@ -134,14 +196,15 @@ pub(crate) struct Slot {
     pub(crate) last_failure: Millis,
     /// Not granted before.
     pub(crate) retry_at: Option<Millis>,
-    /// Where it keeps failing, and until when it stays away.
-    pub(crate) avoid: Option<(WorkerId, Millis)>,
     /// The last report of an owner, maybe of an earlier one.
     pub(crate) report: Option<SlotReport>,
     /// Owners in a row that were lost since the cursors were last seen to move.
     pub(crate) deaths: u32,
     /// Topic and lake cursor, as reported last.
     pub(crate) cursors: (Option<NextOffset>, Option<NextOffset>),
+    pub(crate) load: Load,
+    /// What it counts for when slots are shared out, in millionths of a core.
+    pub(crate) weight: u64,
 }
 
 impl Slot {
@@ -155,10 +218,11 @@ impl Slot {
             failures: 0,
             last_failure: Millis(0),
             retry_at: None,
-            avoid: None,
             report: None,
             deaths: 0,
             cursors: (None, None),
+            load: Load::default(),
+            weight: LEAST_LOAD,
         }
     }
 

@@ -2,8 +2,6 @@
 //!
 //! All `*_at` of type [`Millis`] are points in time of the clock that drives the coordinator.
 
-use std::collections::BTreeSet;
-
 use millrace_types::{
     Epoch, Halt, Millis, PipelineDefinition, PipelineId, SlotId, SlotReport, WorkerId, WorkerSpec,
 };
@@ -122,6 +120,10 @@ pub struct WorkerView {
     pub idle_reason: Option<String>,
     /// What a draining worker waits for.
     pub waiting_for: Option<String>,
+    /// Load of the slots that it has or is to get, per core, in percent of a core of usual speed.
+    pub load_percent: u32,
+    /// What its cores achieve, in percent of what is usual here; 100 until that is known.
+    pub speed_percent: u32,
 }
 
 /// Where a slot stands for the master.
@@ -171,7 +173,7 @@ impl Coordinator {
     }
 
     fn view_pipeline(&self, id: &PipelineId, pipeline: &Pipeline) -> PipelineView {
-        let owned = self.slots_of(id).filter(|(_, slot)| slot.owner().is_some()).count();
+        let owned = pipeline.owned;
         let held = || counted(owned, "partition");
         let (state, waiting_for) = match pipeline.stage {
             Stage::Running if owned > 0 => (PipelineState::Running, self.why_some_are_idle(id)),
@@ -229,8 +231,7 @@ impl Coordinator {
     }
 
     fn view_worker(&self, id: &WorkerId, worker: &Worker) -> WorkerView {
-        let owned = self.slots.iter().filter(|(_, slot)| slot.owner() == Some(id));
-        let slots: Vec<SlotId> = owned.map(|(slot, _)| slot.clone()).collect();
+        let slots: Vec<SlotId> = worker.holds.iter().cloned().collect();
         let idle = worker.life == Life::Alive && slots.is_empty();
         WorkerView {
             spec: worker.spec.clone(),
@@ -247,46 +248,42 @@ impl Coordinator {
             memory_used_bytes: worker.memory_used_bytes,
             idle_reason: idle.then(|| self.idle_reason(id, worker)),
             waiting_for: self.drain_waits_for(id, worker),
+            load_percent: self.load_percent(worker),
+            speed_percent: worker.speed,
             slots,
         }
     }
 
     fn idle_reason(&self, id: &WorkerId, worker: &Worker) -> String {
-        if worker.leaving {
+        if worker.drain.leaving {
             return "its process was told to stop".to_owned();
         }
-        if worker.drained {
+        if worker.drain.asked {
             return format!("it is drained: `millrace recommission {id}` lets it take slots again");
         }
         if self.slots.is_empty() {
             return "no pipeline is submitted".to_owned();
         }
-        let coming = self
-            .slots
-            .values()
-            .filter(|slot| match &slot.hold {
-                Hold::Revoking { to, .. } => to.as_ref() == Some(id),
-                Hold::Free { home, .. } => slot.halt.is_none() && home.as_ref() == Some(id),
-                Hold::Granted { .. } => false,
-            })
-            .count();
+        let coming = worker.intended.len();
         if coming > 0 {
             return format!("{} on the way to it", counted(coming, "slot"));
         }
         if self.settle_at.is_some() {
             return "it has just joined: shares are evened out in a moment".to_owned();
         }
-        let running = || self.slots.iter().filter(|(id, _)| self.grants_slots_of(&id.pipeline));
+        let running = || {
+            self.pipelines.iter().filter(|(_, pipeline)| pipeline.stage == Stage::Running).map(|(id, _)| id)
+        };
         if running().next().is_none() {
             return "every pipeline is paused".to_owned();
         }
-        let halted = running().filter(|(_, slot)| slot.halt.is_some()).count();
-        let wanted = running().count() - halted;
-        if wanted == 0 {
+        let owners = self.workers.values().filter(|worker| !worker.holds.is_empty()).count();
+        let wanted: usize = self.workers.values().map(|worker| worker.intended.len()).sum();
+        if wanted == 0 && self.waiting.unplaced.is_empty() {
+            let halted = running().flat_map(|id| self.slots_of(id)).count();
             return format!("{} halted: none can run", counted(halted, "slot"));
         }
-        let owners: BTreeSet<&WorkerId> = self.slots.values().filter_map(Slot::owner).collect();
-        format!("{} on {}: none is left", counted(wanted, "slot"), counted(owners.len(), "worker"))
+        format!("{} on {}: none is left", counted(wanted, "slot"), counted(owners, "worker"))
     }
 
     fn view_slot(&self, id: &SlotId, slot: &Slot) -> SlotView {
@@ -331,10 +328,21 @@ impl Coordinator {
                 counted(slot.failures as usize, "time")
             );
         }
+        if self.settle_at.is_some() && self.workers.values().any(|worker| worker.life == Life::Alive) {
+            return "workers are joining: granted in a moment".to_owned();
+        }
+        if let Hold::Free { home: Some(home), .. } = &slot.hold {
+            return format!("it goes to {home} as soon as that gave another slot up");
+        }
+        self.why_no_place(&id.pipeline)
+    }
+
+    /// Why a slot of the pipeline finds no worker, and what it would take.
+    fn why_no_place(&self, id: &PipelineId) -> String {
         let alive = || self.workers.values().filter(|worker| worker.life == Life::Alive);
-        let (workers, room) =
-            alive().filter(|worker| !worker.is_draining()).fold((0, 0_u64), |(workers, room), worker| {
-                (workers + 1, room + u64::from(worker.spec.max_slots))
+        let (workers, places) =
+            alive().filter(|worker| !worker.is_draining()).fold((0, 0_u64), |(workers, places), worker| {
+                (workers + 1, places + u64::from(worker.spec.max_slots))
             });
         if workers == 0 && alive().next().is_some() {
             return "every worker is drained: add one, or recommission one".to_owned();
@@ -342,14 +350,24 @@ impl Coordinator {
         if workers == 0 {
             return "no worker is alive".to_owned();
         }
-        if self.settle_at.is_some() {
-            return "workers are joining: granted in a moment".to_owned();
-        }
         let verb = if workers == 1 { "carries" } else { "carry" };
-        format!(
-            "{} {verb} at most {}: add a worker or memory",
+        let carry = format!(
+            "{} {verb} at most {}",
             counted(workers, "worker"),
-            counted(room as usize, "slot")
+            counted(usize::try_from(places).unwrap_or(usize::MAX), "slot")
+        );
+        let sharing = self.pipelines.values().filter(|pipeline| pipeline.stage == Stage::Running).count();
+        let without = self.waiting.unplaced.len();
+        if sharing <= 1 {
+            return format!("{carry}: add a worker or memory");
+        }
+        let Some(pipeline) = self.pipelines.get(id) else { return carry };
+        format!(
+            "{carry}, shared by {sharing} pipelines; this one, of weight {}, has {}: it takes {} more for all, or a \
+             greater weight for this one",
+            pipeline.definition.weight,
+            counted(pipeline.owned, "place"),
+            counted(without, "place"),
         )
     }
 }

@@ -8,6 +8,8 @@ use super::Draft;
 
 /// Longest name: an id is the name, a hyphen and six digits.
 const LONGEST_NAME: usize = 41;
+/// A greater share than that is all there is.
+const LARGEST_WEIGHT: u64 = 1_000;
 
 impl Draft {
     /// Everything that is wrong with it; nothing if it can be admitted as far as it goes by itself.
@@ -35,6 +37,12 @@ impl Draft {
         ] {
             problems.unless(value > 0, key, "0", || "more than 0".into());
         }
+        problems.unless(
+            (1..=LARGEST_WEIGHT).contains(&self.weight),
+            "weight",
+            &self.weight.to_string(),
+            || format!("1 to {LARGEST_WEIGHT}"),
+        );
         problems.0.extend(registry.check(&self.transform));
         problems.0
     }
@@ -155,6 +163,7 @@ mod tests {
         bad.invalid_topic = "raw".into();
         bad.roll.max_rows = 0;
         bad.max_rate = Some(0);
+        bad.weight = 0;
         bad.commit_interval_ms = 0;
         bad.transform.kind = "clickz".into();
         bad.lake = Some(LakeTarget { endpoint: Some("here".into()), ..LakeTarget::new("gs://x") });
@@ -171,6 +180,7 @@ mod tests {
             "sinks.lake.endpoint",
             "sinks.lake.roll_rows",
             "max_rate",
+            "weight",
             "transform.kind",
         ] {
             assert!(keys.iter().any(|found| found == key), "{key} is not among {keys:?}");

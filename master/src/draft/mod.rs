@@ -5,7 +5,8 @@ mod change;
 mod check;
 
 use millrace_common::types::{
-    LakeTarget, PipelineDefinition, PipelineId, RollPolicy, Source, StartPosition, TransformDefinition,
+    DEFAULT_WEIGHT, LakeTarget, PipelineDefinition, PipelineId, RollPolicy, Source, StartPosition,
+    TransformDefinition,
 };
 use millrace_transform::Registry;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct Draft {
     pub roll: RollPolicy,
     pub commit_interval_ms: u64,
     pub max_rate: Option<u64>,
+    /// Its share of the workers' places, when there are fewer of those than slots.
+    #[serde(default = "default_weight")]
+    pub weight: u64,
     /// Who submits it.
     pub user: String,
 }
@@ -58,6 +62,8 @@ impl Draft {
             roll: self.roll,
             commit_interval_ms: self.commit_interval_ms,
             max_rate: self.max_rate,
+            // `check` has seen to its range.
+            weight: u32::try_from(self.weight).unwrap_or(u32::MAX),
             submitted_at_ms,
             user: self.user.clone(),
             ..PipelineDefinition::new(id, &self.name, &self.kafka, Vec::new(), &self.invalid_topic)
@@ -67,6 +73,10 @@ impl Draft {
     fn window(&self, registry: &Registry) -> u64 {
         self.duplicate_window.unwrap_or_else(|| registry.default_duplicate_window(&self.transform))
     }
+}
+
+fn default_weight() -> u64 {
+    u64::from(DEFAULT_WEIGHT)
 }
 
 #[cfg(test)]
@@ -87,6 +97,7 @@ pub(crate) mod tests {
             roll: RollPolicy::default(),
             commit_interval_ms: 1000,
             max_rate: None,
+            weight: 1,
             user: "somebody".into(),
         }
     }

@@ -95,9 +95,9 @@ async fn a_silent_worker_loses_its_slots_to_one_that_is_heard() {
     while taken.len() < PARTITIONS as usize {
         tokio::select! {
             _ = beat.tick() => {
-                let reports = taken.iter().map(|(slot, epoch)| running(slot, *epoch)).collect();
+                let reports: Vec<SlotReport> = taken.iter().map(|(slot, epoch)| running(slot, *epoch)).collect();
                 let worker = "worker-2".parse().expect("id");
-                handle.tell(Event::Heartbeat { session: heard.number, worker, memory_used_bytes: 0, draining: false, reports }).await;
+                handle.tell(Event::Heartbeat { session: heard.number, worker, memory_used_bytes: 0, draining: false, digest: reports.iter().map(|report| (&report.slot, report.epoch)).collect(), reports }).await;
             }
             (slot, epoch) = heard.next_grant() => {
                 taken.insert(slot, epoch);

@@ -117,6 +117,7 @@ impl Scene {
             roll: RollPolicy::default(),
             commit_interval_ms: 1000,
             max_rate: None,
+            weight: 1,
             user: "somebody".into(),
         }
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use millrace_common::types::{
-    DEFAULT_COMMIT_INTERVAL_MS, InvalidDefinition, LakeTarget, Problem, RollPolicy, SecretReference,
-    StartPosition, TransformDefinition,
+    DEFAULT_COMMIT_INTERVAL_MS, DEFAULT_WEIGHT, InvalidDefinition, LakeTarget, Problem, RollPolicy,
+    SecretReference, StartPosition, TransformDefinition,
 };
 use millrace_common::units::{parse_bytes, parse_duration};
 use millrace_master::Draft;
@@ -50,6 +50,7 @@ fn draft(root: Map<String, Value>, user: String, problems: &mut Vec<Problem>) ->
         roll: RollPolicy::default(),
         commit_interval_ms: DEFAULT_COMMIT_INTERVAL_MS,
         max_rate: file.number("max_rate"),
+        weight: file.number("weight").unwrap_or_else(|| u64::from(DEFAULT_WEIGHT)),
         user,
     };
     draft.kafka = file.needed("kafka", "HOST:PORT of a broker, or several separated by commas");
@@ -229,6 +230,7 @@ mod tests {
             "kafka",
             "duplicate_window",
             "max_rate",
+            "weight",
             "topics",
             "start",
             "kind",

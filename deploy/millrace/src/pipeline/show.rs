@@ -144,6 +144,7 @@ fn settings(pipeline: &Pipeline, definition: &PipelineDefinition) -> Vec<(&'stat
         ("transform", format!("{} {options}", definition.transform.kind)),
         ("duplicate window", format!("{} offsets", definition.duplicate_window)),
         ("max rate", definition.max_rate.map_or("none".into(), |rate| format!("{rate} records/s a worker"))),
+        ("weight", definition.weight.to_string()),
         ("invalid topic", definition.invalid_topic.clone()),
     ];
     if let Some(at_ms) = pipeline.killed_at_ms {

@@ -2,11 +2,8 @@
 
 use millrace_types::{Epoch, Millis, SlotMetrics, SlotPhase, StopReason};
 
-use super::support::{Cluster, report, slot, spec, worker_id};
-use crate::{
-    Directive, Event, LossCause, MAX_SLOT_RECORDS, MoveReason, Rejection, SLOTS_PER_RECORD, Settings,
-    WorkerState,
-};
+use super::support::{Cluster, heard, report, slot, spec, worker_id};
+use crate::{Directive, Event, LossCause, MoveReason, Rejection, SLOTS_PER_RECORD, Settings, WorkerState};
 
 fn revokes(directives: &[Directive]) -> usize {
     directives.iter().filter(|directive| matches!(directive, Directive::Revoke { .. })).count()
@@ -48,7 +45,9 @@ fn a_join_moves_its_share_after_the_owners_gave_it_up() {
     let reasons: Vec<_> = view.moves.iter().filter(|moved| moved.to == worker_id("c")).collect();
     assert_eq!(reasons.len(), 2);
     for moved in reasons {
-        assert_eq!(moved.reason, MoveReason::WorkerJoined { worker: worker_id("c") });
+        let MoveReason::WorkerJoined { worker, beside } = &moved.reason else { panic!("{moved:?}") };
+        assert_eq!(*worker, worker_id("c"));
+        assert!(beside.here_percent > beside.there_percent, "{beside}");
         assert_eq!(moved.epoch, Epoch(2));
         assert!(moved.running_at.is_some());
     }
@@ -120,7 +119,7 @@ fn a_dropped_session_is_a_loss_after_the_grace() {
 fn a_refused_connection_needs_no_grace_and_the_failover_is_told_in_full() {
     let mut cluster = Cluster::started(&["a", "b", "c"], 6);
     cluster.now += 20;
-    let heard = cluster.worker("b").last_heard_at;
+    let last_heard = cluster.worker("b").last_heard_at;
     cluster.lose_session("b");
     let detected = cluster.now;
     let told = cluster.apply(Event::ProcessGone { worker: worker_id("b") });
@@ -129,7 +128,7 @@ fn a_refused_connection_needs_no_grace_and_the_failover_is_told_in_full() {
 
     let loss = cluster.view().losses.pop().expect("a loss");
     assert_eq!((loss.worker.as_str(), loss.cause), ("b", LossCause::ProcessGone));
-    assert_eq!((loss.last_heard_at, loss.detected_at), (heard, Millis(detected)));
+    assert_eq!((loss.last_heard_at, loss.detected_at), (last_heard, Millis(detected)));
     assert_eq!((loss.reassigned_at, loss.slots.len()), (Some(Millis(detected)), 2));
     assert!(
         loss.slots.iter().all(|lost| lost.regrant.as_ref().is_some_and(|r| r.first_commit_at_ms.is_none()))
@@ -146,13 +145,7 @@ fn a_refused_connection_needs_no_grace_and_the_failover_is_told_in_full() {
                 report.metrics = metrics.clone();
             }
             let (worker, session) = (regrant.worker.clone(), cluster.sessions[&regrant.worker]);
-            cluster.apply(Event::Heartbeat {
-                session,
-                worker,
-                memory_used_bytes: 0,
-                draining: false,
-                reports,
-            });
+            cluster.apply(heard(session, worker, reports));
         }
     }
     let loss = cluster.view().losses.pop().expect("a loss");
@@ -290,13 +283,7 @@ fn a_second_session_of_the_same_process_takes_the_firsts_place() {
     assert_eq!(cluster.apply(late), vec![]);
     assert_eq!(cluster.worker("a").state, WorkerState::Alive);
     let reports = vec![report(&slot(0), Epoch(1), SlotPhase::Running)];
-    let stale = Event::Heartbeat {
-        session: old,
-        worker: worker_id("a"),
-        memory_used_bytes: 0,
-        draining: false,
-        reports,
-    };
+    let stale = heard(old, worker_id("a"), reports);
     let refused = cluster.try_apply(stale).expect_err("refused");
     assert_eq!(refused, Rejection::StaleSession { worker: worker_id("a"), session: old });
 }
@@ -319,7 +306,7 @@ fn idle_workers_say_why() {
 #[test]
 fn many_losses_at_once_stay_within_a_transaction() {
     let mut cluster = Cluster::new(Settings::default());
-    let slots = u32::try_from(MAX_SLOT_RECORDS).expect("small") * SLOTS_PER_RECORD;
+    let slots = 96 * SLOTS_PER_RECORD;
     for number in 0..60 {
         let mut large = spec(&format!("w{number}"), 1);
         large.max_slots = slots;

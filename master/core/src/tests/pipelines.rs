@@ -2,7 +2,7 @@
 
 use millrace_types::{Epoch, PipelineId, SlotId, SlotPhase};
 
-use super::support::{Cluster, definition, report_at, slot, worker_id};
+use super::support::{Cluster, definition, heard, report_at, slot, worker_id};
 use crate::{Directive, Event, PipelineState, Rejection, Settings, SlotState};
 
 fn id(text: &str) -> PipelineId {
@@ -323,13 +323,7 @@ impl OneSlot {
         let owner = self.0.slot(0).owner.expect("owned");
         let report = report_at(&slot(0), self.0.slot(0).epoch, SlotPhase::Running, cursor);
         let session = self.0.sessions[&owner];
-        let event = Event::Heartbeat {
-            session,
-            worker: owner,
-            memory_used_bytes: 0,
-            draining: false,
-            reports: vec![report],
-        };
+        let event = heard(session, owner, vec![report]);
         self.0.try_apply(event).expect("ok");
     }
 

@@ -54,6 +54,12 @@ pub(super) fn report_at(slot: &SlotId, epoch: Epoch, phase: SlotPhase, cursor: i
     SlotReport { metrics, ..report(slot, epoch, phase) }
 }
 
+/// A heartbeat that holds all that the worker runs.
+pub(super) fn heard(session: u64, worker: WorkerId, reports: Vec<SlotReport>) -> Event {
+    let digest = reports.iter().map(|report| (&report.slot, report.epoch)).collect();
+    Event::Heartbeat { session, worker, memory_used_bytes: 1, draining: false, digest, reports }
+}
+
 /// Applies a step's writes to a store as one transaction, and checks what holds for each step.
 pub(super) fn commit(store: &mut BTreeMap<RecordKey, Record>, step: &Step) {
     assert!(step.writes.len() <= MAX_WRITES, "{} writes in one step", step.writes.len());
@@ -118,6 +124,9 @@ impl Cluster {
         match self.coordinator.apply(Millis(self.now), event) {
             Ok(step) => {
                 commit(&mut self.store, &step);
+                if !self.coordinator.is_written() {
+                    return Ok(step);
+                }
                 let in_store: Vec<Record> = self.store.values().cloned().collect();
                 let mut in_memory = self.coordinator.records();
                 in_memory.sort_by_key(Record::key);
@@ -155,7 +164,10 @@ impl Cluster {
                 self.running.entry(worker.clone()).or_default().remove(&slot);
                 self.apply(Event::SlotStopped { session, worker, slot, epoch, reason: StopReason::Revoked })
             }
-            Directive::Probe { .. } | Directive::EndSession { .. } | Directive::Leave { .. } => Vec::new(),
+            Directive::Probe { .. }
+            | Directive::EndSession { .. }
+            | Directive::ReportAll { .. }
+            | Directive::Leave { .. } => Vec::new(),
         }
     }
 
@@ -187,13 +199,11 @@ impl Cluster {
             *phase = SlotPhase::Running;
         }
         let reports = self.reports(worker);
-        self.apply(Event::Heartbeat {
-            session,
-            worker: worker.clone(),
-            memory_used_bytes: 1,
-            draining: self.leaving.contains(worker),
-            reports,
-        })
+        let mut event = heard(session, worker.clone(), reports);
+        if let Event::Heartbeat { draining, .. } = &mut event {
+            *draining = self.leaving.contains(worker);
+        }
+        self.apply(event)
     }
 
     /// Lets time pass; workers with a session send heartbeats.

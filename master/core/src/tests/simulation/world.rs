@@ -50,6 +50,8 @@ impl World {
             settle: Millis(chance.pick(&[0, 200, 1_000]).unwrap_or(0)),
             grace: Millis(chance.pick(&[0, 500, 2_000]).unwrap_or(0)),
             longest_retry: Millis(4_000),
+            balance_interval: Millis(2_000),
+            rest: Millis(5_000),
             dead_worker_retention: Millis(chance.pick(&[5_000, 960_000]).unwrap_or(0)),
             ..Settings::default()
         };
@@ -211,11 +213,13 @@ impl World {
                 Some(session) if self.now >= worker.heartbeat_at => {
                     worker.heartbeat_at = self.now + self.settings.heartbeat.0;
                     let reports = worker.reports();
+                    let digest = reports.iter().map(|report| (&report.slot, report.epoch)).collect();
                     let event = Event::Heartbeat {
                         session,
                         worker: spec.id,
                         memory_used_bytes: 1,
                         draining: false,
+                        digest,
                         reports,
                     };
                     self.send(Message::ToMaster(event), false);
@@ -375,6 +379,9 @@ impl World {
                 self.tally.revokes += 1;
                 self.send_order(&worker, session, Order::Revoke { slot, epoch });
             }
+            // Its heartbeats hold all reports anyway.
+            Directive::ReportAll { .. } => {}
+            Directive::Leave { worker, .. } => unreachable!("{worker} was not told to stop"),
             Directive::Probe { worker, .. } => {
                 self.tally.drops += 1;
                 if self.speaker(&worker).is_none() && self.chance.percent(70) {
@@ -386,7 +393,6 @@ impl World {
                     self.send(Message::EndSession { incarnation, session }, true);
                 }
             }
-            Directive::Leave { worker, .. } => unreachable!("{worker} was not told to stop"),
         }
     }
 
