@@ -199,6 +199,9 @@ impl Driver {
             Request::Look { answer } => {
                 let _ = answer.send(Ok(self.look()));
             }
+            Request::Plan { answer } => {
+                let _ = answer.send(Ok(self.coordinator.plan()));
+            }
         }
     }
 
@@ -423,6 +426,7 @@ impl Driver {
                     Request::Apply { answer, .. } => drop(answer.send(Err(refused.clone()))),
                     Request::Reserve { answer, .. } => drop(answer.send(Err(refused.clone()))),
                     Request::Look { answer } => drop(answer.send(Err(refused.clone()))),
+                    Request::Plan { answer } => drop(answer.send(Err(refused.clone()))),
                 },
             }
         }

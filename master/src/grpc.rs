@@ -12,9 +12,9 @@ use millrace_proto::v1::{
     DescribePipelineRequest, DescribePipelineResponse, DrainWorkerRequest, DrainWorkerResponse,
     KillPipelineRequest, KillPipelineResponse, ListPipelinesRequest, ListPipelinesResponse,
     ListWorkersRequest, ListWorkersResponse, MasterMessage, PausePipelineRequest, PausePipelineResponse,
-    PipelineStage, RecommissionWorkerRequest, RecommissionWorkerResponse, ResumePipelineRequest,
-    ResumePipelineResponse, SubmitPipelineRequest, SubmitPipelineResponse, WorkerMessage, WorkerStatus,
-    worker_message,
+    PipelineStage, RebalanceRequest, RebalanceResponse, RecommissionWorkerRequest,
+    RecommissionWorkerResponse, ResumePipelineRequest, ResumePipelineResponse, SubmitPipelineRequest,
+    SubmitPipelineResponse, WorkerMessage, WorkerStatus, worker_message,
 };
 use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped, standby_status};
 use tokio::net::TcpListener;
@@ -161,6 +161,15 @@ impl Master for Service {
     ) -> Result<Response<RecommissionWorkerResponse>, Status> {
         let worker = self.commission(&request.into_inner().worker, workers::Wish::Recommission).await?;
         Ok(Response::new(RecommissionWorkerResponse { worker: Some(worker) }))
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<RebalanceRequest>,
+    ) -> Result<Response<RebalanceResponse>, Status> {
+        let apply = request.into_inner().apply;
+        let plan = workers::rebalance(&self.sources.handle, apply).await.map_err(refused)?;
+        Ok(Response::new(RebalanceResponse { plan_json: json(&plan)? }))
     }
 
     async fn submit_pipeline(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_common::types::{Millis, SlotReport, WorkerId, WorkerSpec};
-use millrace_master_core::{ClusterView, Event, Rejection};
+use millrace_master_core::{ClusterView, Event, RebalancePlan, Rejection};
 use millrace_proto::v1::MasterMessage;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,9 @@ pub(crate) enum Request {
     },
     Look {
         answer: oneshot::Sender<Result<Look, Refused>>,
+    },
+    Plan {
+        answer: oneshot::Sender<Result<RebalancePlan, Refused>>,
     },
 }
 
@@ -110,6 +113,11 @@ impl Handle {
 
     pub(crate) async fn look(&self) -> Result<Look, Refused> {
         self.ask(|answer| Request::Look { answer }).await
+    }
+
+    /// What would move now for the load's sake.
+    pub(crate) async fn plan(&self) -> Result<RebalancePlan, Refused> {
+        self.ask(|answer| Request::Plan { answer }).await
     }
 
     async fn ask<T>(

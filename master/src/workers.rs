@@ -1,6 +1,7 @@
-//! What people ask of workers that are known: drained, and recommissioned.
+//! What people ask of workers: one drained or recommissioned, the load of all evened out.
 
-use millrace_master_core::{Event, WorkerView};
+use millrace_master_core::{Event, PlannedMove, RebalancePlan, WorkerLoad, WorkerView};
+use serde::Serialize;
 
 use crate::handle::{Handle, Look};
 use crate::pipelines::Refusal;
@@ -24,6 +25,38 @@ pub(crate) async fn fulfil(handle: &Handle, target: &str, wish: Wish) -> Result<
     handle.apply(event).await?;
     let look = handle.look().await?;
     Ok((find(&look, worker.as_str())?.clone(), look))
+}
+
+/// What would move now, and why; with `apply` it does.
+pub(crate) async fn rebalance(handle: &Handle, apply: bool) -> Result<Plan, Refusal> {
+    let RebalancePlan { moves, workers } = handle.plan().await?;
+    if apply {
+        handle.apply(Event::Rebalance).await?;
+    }
+    let row = |planned: PlannedMove| PlanRow {
+        slot: planned.slot.to_string(),
+        from: planned.from.map(String::from),
+        to: planned.to.map(String::from),
+        load_millicores: planned.load_millicores,
+        reason: planned.reason.to_string(),
+    };
+    Ok(Plan { moves: moves.into_iter().map(row).collect(), workers })
+}
+
+/// A plan as the command line reads it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Plan {
+    moves: Vec<PlanRow>,
+    workers: Vec<WorkerLoad>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlanRow {
+    slot: String,
+    from: Option<String>,
+    to: Option<String>,
+    load_millicores: u64,
+    reason: String,
 }
 
 /// By id, else by process id, which must be one worker's alone.

@@ -4,6 +4,7 @@
 mod budget;
 mod compute;
 mod flight;
+mod heartbeat;
 mod kafka;
 pub mod lake;
 mod leaving;

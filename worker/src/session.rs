@@ -8,7 +8,7 @@ use millrace_common::backoff::Backoff;
 use millrace_common::http::Readiness;
 use millrace_common::shutdown::Shutdown;
 use millrace_common::tls::ClientFlags;
-use millrace_common::types::{Digest, WorkerSpec};
+use millrace_common::types::WorkerSpec;
 use millrace_proto::Heartbeat;
 use millrace_proto::channel::{self, ConnectError};
 use millrace_proto::v1::master_client::MasterClient;
@@ -20,6 +20,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::budget::Budget;
+use crate::heartbeat::Told;
 use crate::leaving::Leaving;
 use crate::manager::{Order, RunningSlots, Stopped};
 
@@ -145,30 +146,35 @@ impl Session {
         self.readiness.set_ready();
         backoff.reset();
 
+        let mut told = Told::default();
         let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
                 message = self.next(&mut inbound) => {
-                    self.carry_out(message?).await?;
+                    let message = message?;
+                    if matches!(message.message, Some(master_message::Message::ReportAll(_))) {
+                        told.forget();
+                    }
+                    self.carry_out(message).await?;
                     continue;
                 }
                 Some(stopped) = stopped.recv() => {
                     WorkerMessage::slot_stopped(&stopped.slot, stopped.epoch, &stopped.reason)
                 }
-                _ = beat.tick() => self.heartbeat(),
-                () = self.changed.notified() => self.heartbeat(),
+                _ = beat.tick() => self.heartbeat(&mut told),
+                () = self.changed.notified() => self.heartbeat(&mut told),
             };
             outbound.send(message).await.map_err(|_| Lost::Ended)?;
         }
     }
 
-    fn heartbeat(&self) -> WorkerMessage {
-        let slots = self.running.reports();
+    fn heartbeat(&self, told: &mut Told) -> WorkerMessage {
+        let (slots, digest) = told.news(self.running.reports());
         WorkerMessage::heartbeat(&Heartbeat {
             memory_used_bytes: self.budget.used(),
-            digest: slots.iter().map(|report| (&report.slot, report.epoch)).collect::<Digest>(),
             slots,
+            digest,
             draining: self.leaving.has_begun(),
         })
     }
@@ -187,7 +193,6 @@ impl Session {
                 self.leaving.may_end();
                 return Ok(());
             }
-            // Every heartbeat holds all reports.
             Some(master_message::Message::Registered(_) | master_message::Message::ReportAll(_)) | None => {
                 return Ok(());
             }

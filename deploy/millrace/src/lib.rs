@@ -4,6 +4,7 @@
 mod ask;
 mod drain;
 mod pipeline;
+mod rebalance;
 mod table;
 mod tail;
 mod workers;
@@ -71,6 +72,8 @@ enum Command {
     Drain(drain::Drain),
     /// Let a drained worker take partitions again, or stop a drain half way.
     Recommission(drain::Recommission),
+    /// Show which partitions would move to even out the load, and why; or move them now.
+    Rebalance(rebalance::Config),
     /// List a master's workers: id, pid, state, cores, memory, partitions.
     Workers(workers::Config),
 }
@@ -141,6 +144,7 @@ async fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode
         Command::Tail(config) => tail::run(config, shutdown).await.map(|()| true)?,
         Command::Drain(config) => drain::drain(config).await.map(|()| true)?,
         Command::Recommission(config) => drain::recommission(config).await.map(|()| true)?,
+        Command::Rebalance(config) => rebalance::run(config).await.map(|()| true)?,
         Command::Workers(config) => workers::run(config).await.map(|()| true)?,
     };
     Ok(if is_well && !stop.has_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
