@@ -122,13 +122,13 @@ impl Committed {
             topic_cursor: NextOffset(offset),
             lake_cursor: NextOffset(offset),
             window: WindowBounds { size: 0, floor: NextOffset(offset) },
-            is_damaged: !metadata.is_empty(),
+            // Also one without any: somebody moved the group.
+            is_damaged: true,
         };
         match CommittedRecord::parse(offset, metadata.as_bytes()) {
             Ok(CommittedRecord { topic_cursor, lake_cursor, window, .. }) => {
                 Self { topic_cursor, lake_cursor, window, is_damaged: false }
             }
-            // A committed offset without a record is somebody else's way to move a slot.
             Err(_) => bare,
         }
     }

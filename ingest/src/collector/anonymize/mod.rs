@@ -96,7 +96,9 @@ mod tests {
     }
 
     #[test]
-    fn both_of_two_members_with_one_name_are_zeroed() {
+    fn both_of_two_members_with_one_name_are_zeroed_and_keys_that_are_addresses() {
+        let counted = r#"{"ips":{"203.0.113.9":"x"},"other":{"203.0.113.9":"x"}}"#;
+        assert_eq!(text(counted), counted.replacen("113.9", "113.0", 1));
         assert_eq!(text(r#"{"ip":"1.2.3.4","ip":"5.6.7.8"}"#), r#"{"ip":"1.2.3.0","ip":"5.6.7.0"}"#);
     }
 
