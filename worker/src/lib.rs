@@ -11,6 +11,7 @@ mod leaving;
 mod manager;
 mod masters;
 mod metrics;
+mod pipeline_parts;
 mod rate;
 mod session;
 mod slot;
