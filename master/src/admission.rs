@@ -90,7 +90,7 @@ impl Admission {
         let id = changed.as_ref().map(|definition| definition.id.clone());
         let Surroundings { counts, lake_owner } = surroundings(draft).await?;
         if let Some(owner) = lake_owner.filter(|owner| id.as_ref() != Some(owner)) {
-            self.check_owner(&owner, submission, &look, id.is_none()).await?;
+            check_owner(&owner, submission, &look, id.is_none())?;
         }
         let mut notes = vec![found(draft, &counts)];
         if submission.dry_run {
@@ -138,37 +138,6 @@ impl Admission {
         }
     }
 
-    /// The lake has an owner already: only the reservation of this very name may be it.
-    async fn check_owner(
-        &self,
-        owner: &PipelineId,
-        submission: &Submission,
-        look: &Look,
-        is_new: bool,
-    ) -> Result<(), Refusal> {
-        let Draft { name, lake, .. } = &submission.draft;
-        let mut all = look.view.pipelines.iter().chain(&look.view.completed);
-        let known = all.find(|view| view.definition.id == *owner);
-        if known.is_none() && is_new && self.handle.reserve(name).await?.pipeline == *owner {
-            return Ok(());
-        }
-        let url = lake.as_ref().map(|lake| lake.url.trim_end_matches('/')).unwrap_or_default();
-        let go_on = match known {
-            Some(view) => format!(
-                "to go on with that one, write name = {:?} and its own settings into the file and type\n  \
-                 millrace submit {} --resume",
-                view.definition.name, submission.file
-            ),
-            None => "this master does not know it: to go on with that one, start the master with the --state that \
-                     knows it"
-                .to_owned(),
-        };
-        Err(Refusal::Now(format!(
-            "the lake {url} belongs to pipeline {owner}: rows of another one would stand there beside its own;\n{go_on}\n\
-             or give this pipeline a prefix of its own, such as\n  url = \"{url}-{name}\""
-        )))
-    }
-
     /// Makes topics, claims the lake, and hands the pipeline to the driver.
     async fn make(
         &self,
@@ -204,6 +173,38 @@ impl Admission {
         info!(pipeline = %definition.id, resumed = stored.is_some(), "pipeline admitted");
         Ok(notes)
     }
+}
+
+/// The lake has an owner already: only the reservation of this very name may be it.
+fn check_owner(
+    owner: &PipelineId,
+    submission: &Submission,
+    look: &Look,
+    is_new: bool,
+) -> Result<(), Refusal> {
+    let Draft { name, lake, .. } = &submission.draft;
+    let mut all = look.view.pipelines.iter().chain(&look.view.completed);
+    let known = all.find(|view| view.definition.id == *owner);
+    if known.is_none() && is_new && look.reserved.get(name) == Some(owner) {
+        return Ok(());
+    }
+    let url = lake.as_ref().map(|lake| lake.url.trim_end_matches('/')).unwrap_or_default();
+    let go_on = match known {
+        Some(view) => format!(
+            "to go on with that one, write name = {:?} and its own settings into the file and type\n  \
+             millrace submit {} --resume",
+            view.definition.name, submission.file
+        ),
+        None => {
+            "this master does not know it: to go on with that one, start the master with the --state that \
+                 knows it"
+                .to_owned()
+        }
+    };
+    Err(Refusal::Now(format!(
+        "the lake {url} belongs to pipeline {owner}: rows of another one would stand there beside its own;\n{go_on}\n\
+         or give this pipeline a prefix of its own, such as\n  url = \"{url}-{name}\""
+    )))
 }
 
 /// Asks Kafka and the lake at the same time.
