@@ -20,6 +20,8 @@ const WORKERS: usize = 3;
 const SLOTS: usize = 6;
 const MASTERS: u16 = 3;
 const LOOK: Duration = Duration::from_millis(10);
+/// About as long as a takeover takes.
+const UNDISTURBED: Duration = Duration::from_secs(4);
 const HANG: Duration = Duration::from_secs(120);
 
 /// Measures takeovers by a standby master, and rolling restarts of all workers.
@@ -167,13 +169,16 @@ async fn main() {
 }
 
 async fn kill_leaders(cluster: &mut Cluster, gaps: &Gaps, times: usize) {
-    let (mut leads, mut heard, mut without) = (Times::default(), Times::default(), Times::default());
+    let (mut leads, mut heard) = (Times::default(), Times::default());
+    let (mut undisturbed, mut without) = (Times::default(), Times::default());
     let mut granted_anew = 0;
     for _ in 0..times {
         wait(|| is_whole(cluster)).await;
         let before = epochs(cluster).await;
         let first = cluster.leader().await.expect("a leader");
         gaps.take();
+        tokio::time::sleep(UNDISTURBED).await;
+        gaps.take().into_iter().for_each(|gap| undisturbed.add(gap));
         let began = Instant::now();
         signal(cluster.masters[usize::from(first)].pid(), libc::SIGKILL);
         wait(|| async { cluster.leader().await.is_some_and(|leader| leader != first) }).await;
@@ -188,6 +193,7 @@ async fn kill_leaders(cluster: &mut Cluster, gaps: &Gaps, times: usize) {
     }
     leads.print("leader killed: another leads");
     heard.print("leader killed: all workers are heard, all slots known to run");
+    undisturbed.print("undisturbed for 4 s: longest time without a commit, each slot (every 100 ms)");
     without.print("leader killed: longest time without a commit, each slot (every 100 ms)");
     println!("| leader killed: slots granted anew | {granted_anew} | | | |");
 }
