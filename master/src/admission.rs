@@ -12,6 +12,7 @@ use tracing::info;
 use crate::draft::{Draft, change};
 use crate::handle::{Handle, Look};
 use crate::pipelines::Refusal;
+use crate::topic_check::{self, Needs};
 use crate::{kafka_check, lake_claim, topics};
 
 /// Kafka and the lake answer within this, or the submission is refused for now.
@@ -53,6 +54,8 @@ struct Surroundings {
     /// Of each source topic.
     counts: Vec<i32>,
     lake_owner: Option<PipelineId>,
+    /// What should be known, though nothing stands against it.
+    notes: Vec<String>,
 }
 
 impl Admission {
@@ -88,11 +91,12 @@ impl Admission {
             ),
         };
         let id = changed.as_ref().map(|definition| definition.id.clone());
-        let Surroundings { counts, lake_owner } = surroundings(draft).await?;
+        let Surroundings { counts, lake_owner, notes: warnings } = surroundings(draft).await?;
         if let Some(owner) = lake_owner.filter(|owner| id.as_ref() != Some(owner)) {
             check_owner(&owner, submission, &look, id.is_none())?;
         }
         let mut notes = vec![found(draft, &counts)];
+        notes.extend(warnings);
         if submission.dry_run {
             notes.push("nothing was changed: it was a dry run".into());
             return Ok(Admitted { pipeline: id, notes });
@@ -211,11 +215,13 @@ fn check_owner(
 async fn surroundings(draft: &Draft) -> Result<Surroundings, Refusal> {
     let kafka = async {
         kafka_check::check(&draft.kafka).await.map_err(|error| (error.is_passing(), error.to_string()))?;
-        match topics::source_counts(&draft.kafka, &draft.topics).await {
-            Ok(Ok(counts)) => Ok(counts),
-            Ok(Err(absent)) => Err((false, absent_topics(&absent, &draft.kafka))),
-            Err(error) => Err((true, error.to_string())),
-        }
+        let counts = match topics::source_counts(&draft.kafka, &draft.topics).await {
+            Ok(Ok(counts)) => counts,
+            Ok(Err(absent)) => return Err((false, absent_topics(&absent, &draft.kafka))),
+            Err(error) => return Err((true, error.to_string())),
+        };
+        let notes = topic_check::check(Needs::from(draft)).await;
+        Ok((counts, notes.map_err(|error| (error.is_passing(), error.to_string()))?))
     };
     let lake = async {
         match &draft.lake {
@@ -226,7 +232,7 @@ async fn surroundings(draft: &Draft) -> Result<Surroundings, Refusal> {
         }
     };
     match tokio::join!(kafka, lake) {
-        (Ok(counts), Ok(lake_owner)) => Ok(Surroundings { counts, lake_owner }),
+        (Ok((counts, notes)), Ok(lake_owner)) => Ok(Surroundings { counts, lake_owner, notes }),
         (kafka, lake) => {
             let failures: Vec<(bool, String)> = kafka.err().into_iter().chain(lake.err()).collect();
             let words: Vec<&str> = failures.iter().map(|(_, words)| words.as_str()).collect();

@@ -21,6 +21,7 @@ mod sources;
 mod store;
 #[cfg(test)]
 mod testing;
+mod topic_check;
 mod topics;
 mod unowned;
 mod web;
@@ -45,6 +46,7 @@ pub use kafka_check::CheckError;
 pub use lake_claim::ClaimError;
 pub use records::UnreadableEntry;
 pub use store::{EtcdError, EtcdFlags, EtcdLocation, FileError, Leader, StateLocation, StoreError};
+pub use topic_check::TopicCheckError;
 pub use topics::TopicError;
 
 use crate::admission::Admission;
