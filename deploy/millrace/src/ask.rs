@@ -86,12 +86,12 @@ impl Masters {
                     Err(status) if status.code() == Code::InvalidArgument => {
                         return Err(Error::Usage(status.message().to_owned()));
                     }
-                    Err(status) => return Err(Error::Refused(channel::words(&status, &self.access))),
+                    Err(status) => return Err(Error::Refused(channel::words(&status))),
                 }
             }
         }
         Err(match not_now {
-            Some(status) => Error::Refused(channel::words(&status, &self.access)),
+            Some(status) => Error::Refused(channel::words(&status)),
             None => Error::Unreachable(silent),
         })
     }
