@@ -38,7 +38,8 @@ pub(super) fn to_caller(error: &io::Error, files: &ClientFiles) -> Option<String
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "it wants a certificate: give --tls-certificate and --tls-key, of an authority in its --tls-client-ca".to_owned()
         }
-        Error::AlertReceived(AlertDescription::UnknownCA) => format!(
+        // The second: an authority of the same name with another key.
+        Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => format!(
             "it does not know the authority of the certificate {shown}: expected one of an authority in its \
              --tls-client-ca"
         ),
@@ -71,7 +72,8 @@ pub(super) fn to_listener(error: &io::Error, files: &Files) -> Option<String> {
             Some(Flaw::Time(words)) => format!("its certificate {words}"),
             None => format!("its certificate can't be used by a caller: {reason}"),
         },
-        Error::AlertReceived(AlertDescription::UnknownCA) => format!(
+        // The second: an authority of the same name with another key.
+        Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => format!(
             "it does not know the authority of the certificate {certificate}: its --tls-ca must hold it"
         ),
         Error::AlertReceived(AlertDescription::CertificateExpired) => {
