@@ -57,7 +57,7 @@ pub async fn in_own_network(test: &str) -> bool {
     let program = std::env::current_exe().expect("the test's own path");
     let status = enter()
         .arg(program)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"])
         .env(INSIDE, "1")
         .status()
         .await

@@ -239,6 +239,7 @@ fn running(workers: &[Value], slots: &[Value], id: &Value) -> Option<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs network namespaces: `make test-hosts`"]
 async fn a_host_that_is_cut_off_loses_its_slots_and_nothing_else() {
     if !in_own_network("a_host_that_is_cut_off_loses_its_slots_and_nothing_else").await {
         return;
