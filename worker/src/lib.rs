@@ -9,6 +9,7 @@ mod kafka;
 pub mod lake;
 mod leaving;
 mod manager;
+mod masters;
 mod metrics;
 mod rate;
 mod session;

@@ -188,6 +188,16 @@ impl Intake {
                 } else if !wanted.rows && !wanted.values || self.is_decided(record.offset) {
                     continue;
                 } else if let Some(rejection) = failing.get(&record.offset) {
+                    // Rejected offsets are noted in their order: what was gathered before is judged first.
+                    if !judged.is_empty() {
+                        self.judge(&judged, &traceparents, wanted)?;
+                        judged.clear();
+                        traceparents.clear();
+                    }
+                    if self.has_topic && !wanted.values {
+                        let rejection = rejection.clone();
+                        return Err(VerdictChanged { offset: record.offset, rejection });
+                    }
                     self.quarantine(&record, rejection.clone());
                 } else {
                     judged.push(record);
