@@ -28,6 +28,7 @@ mod unowned;
 mod web;
 mod workers;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use millrace_common::http::{self, BindError};
@@ -75,6 +76,10 @@ pub enum Error {
     Bind(#[from] BindError),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error(
+        "--bind {0} is no address under which workers and other masters could reach this one: give --advertise HOST"
+    )]
+    Nowhere(SocketAddr),
     #[error("the master's address can't be told: {0}")]
     Address(#[from] std::io::Error),
     #[error(transparent)]
@@ -96,6 +101,9 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         ..Settings::default()
     };
     settings.check()?;
+    if config.bind.ip().is_unspecified() && config.advertise.is_none() {
+        return Err(Error::Nowhere(config.bind));
+    }
     let tls = config.access.tls("the master", config.bind, grpc::PROTOCOL)?;
     let token = config.access.token()?;
     let workers_port = http::bind("the master", config.bind, "--bind").await?;

@@ -94,12 +94,12 @@ impl Masters {
                         let seconds = deadline.as_secs_f64();
                         return Err(Error::NotNow(format!("{master} gave no answer within {seconds} s")));
                     }
-                    Err(status) => return Err(Error::Refused(channel::words(&status, &self.access))),
+                    Err(status) => return Err(Error::Refused(channel::words(&status))),
                 }
             }
         }
         Err(match not_now {
-            Some(status) => Error::NotNow(channel::words(&status, &self.access)),
+            Some(status) => Error::NotNow(channel::words(&status)),
             None => Error::Unreachable(silent),
         })
     }
