@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use millrace_common::backoff::Backoff;
+use millrace_common::kafka::partition_counts;
 use millrace_common::lake::{self, Lake};
 use millrace_common::types::PipelineDefinition;
 use tokio::sync::OnceCell;
 use tracing::warn;
 
-use crate::compute::blocking;
 use crate::kafka::{ConsumerLimits, SourceConsumer};
 use crate::rate::Rate;
 use crate::slot::SlotStatus;
@@ -26,8 +26,6 @@ pub(crate) struct PipelineParts {
     failed: Mutex<Option<(Instant, String)>>,
 }
 
-/// Of the question to Kafka. It blocks a thread, for which the end of the process waits.
-const DEADLINE: Duration = Duration::from_secs(4);
 /// Slots that ask again within this time share the failure of the one before.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -80,22 +78,25 @@ impl PipelineParts {
         if let Some((_, error)) = before.filter(|(at, _)| at.elapsed() < ASK_AGAIN) {
             return Err(error);
         }
-        let (definition, limits) = (Arc::clone(&self.definition), self.limits);
-        let made = blocking(move || make_kafka_parts(&definition, limits)).await;
+        let made = self.make_kafka_parts().await;
         let failure = made.as_ref().err().map(|error| (Instant::now(), error.clone()));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failure;
         made
     }
-}
 
-/// Blocks, and so does the drop of what it makes.
-fn make_kafka_parts(definition: &PipelineDefinition, limits: ConsumerLimits) -> Result<KafkaParts, String> {
-    let (servers, topic) = (&definition.bootstrap_servers, definition.invalid_topic.as_str());
-    let consumer = SourceConsumer::new(servers, &definition.group_id(), limits)
-        .map_err(|error| format!("no consumer for {servers}: {error}"))?;
-    let invalid_partitions = consumer
-        .partition_count(topic, DEADLINE)
-        .map_err(|error| format!("Kafka at {servers} can't be asked: {error}"))?
-        .ok_or_else(|| format!("topic {topic:?} does not exist"))?;
-    Ok(KafkaParts { consumer: Arc::new(consumer), invalid_partitions })
+    async fn make_kafka_parts(&self) -> Result<KafkaParts, String> {
+        let PipelineDefinition { bootstrap_servers, invalid_topic, .. } = &*self.definition;
+        // Asked by a client of its own: a consumer that was asked for the metadata of a topic that it does not read
+        // stops fetching from its partitions at the next refresh (librdkafka 2.12).
+        let counts = partition_counts(bootstrap_servers, &[invalid_topic.as_str()])
+            .await
+            .map_err(|error| error.to_string())?;
+        let invalid_partitions = counts.get(invalid_topic).copied();
+        let invalid_partitions =
+            invalid_partitions.ok_or_else(|| format!("topic {invalid_topic:?} does not exist"))?;
+        // Last, so that it is never dropped half way: closing it blocks.
+        let consumer = SourceConsumer::new(bootstrap_servers, &self.definition.group_id(), self.limits)
+            .map_err(|error| format!("no consumer for {bootstrap_servers}: {error}"))?;
+        Ok(KafkaParts { consumer: Arc::new(consumer), invalid_partitions })
+    }
 }
