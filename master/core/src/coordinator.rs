@@ -113,6 +113,12 @@ impl Coordinator {
             settings,
         };
         coordinator.take_records(records)?;
+        if !coordinator.slots.is_empty() {
+            // No load is stored. Until it was watched for long enough, a look would take all slots for equal, and
+            // undo what an earlier master did by knowing better.
+            let heard_by = now.plus(coordinator.settings.lease);
+            coordinator.balance_at = Some(heard_by.plus(coordinator.settings.load_span));
+        }
         Ok(coordinator)
     }
 

@@ -68,6 +68,24 @@ fn beside_a_hot_slot_there_is_less() {
 }
 
 #[test]
+fn another_master_moves_nothing_before_it_knows_the_load() {
+    let mut cluster = Cluster::started(&["a", "b", "c"], 12);
+    let hot = |slot: &SlotId, _: &WorkerId| {
+        let part = if slot.partition == 0 { 20.0 } else { 1.0 };
+        (1e6 * part, 0.05 * part, 0.0)
+    };
+    live(&mut cluster, 300_000, hot);
+    let owners = cluster.owners();
+    cluster.restart_master();
+    for worker in ["a", "b", "c"] {
+        cluster.now += 500;
+        cluster.register(worker);
+    }
+    live(&mut cluster, 300_000, hot);
+    assert_eq!(cluster.owners(), owners);
+}
+
+#[test]
 fn a_slow_worker_gets_fewer_slots() {
     let mut cluster = Cluster::started(&["fast", "other", "slow"], 24);
     let figures = |_: &SlotId, worker: &WorkerId| {
