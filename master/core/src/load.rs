@@ -5,7 +5,8 @@
 //!   its pipeline costs in CPU, on average over the cluster. A slot that lags counts for more, up to twice: its
 //!   owner reads less than comes in. A slot that nobody has watched for long enough counts as an average one.
 //! - A worker's **speed** is what its slots' bytes should have cost, by that average, over what they did cost. So
-//!   a slow worker is not excused by the load that it makes of its slots: it gets fewer.
+//!   a slow worker is not excused by the load that it makes of its slots: it gets fewer. It is what it was last
+//!   judged to be, until another process takes its id.
 
 use std::collections::BTreeMap;
 
@@ -177,7 +178,11 @@ impl Coordinator {
             slot.weight = weight.unwrap_or(average);
         }
         for (id, worker) in &mut self.workers {
-            worker.speed = works.get(id).map_or(NORMAL_SPEED, speed);
+            // Who does too little to be judged is what it was judged to be: forgotten with its slots, it would get
+            // them back, be judged, and lose them again.
+            if let Some(speed) = works.get(id).and_then(speed) {
+                worker.speed = speed;
+            }
             for (slot, intended) in &mut worker.intended {
                 intended.load = self.slots.get(slot).map_or(average, |slot| slot.weight);
             }
@@ -189,10 +194,12 @@ impl Coordinator {
 /// A slot counts for no more than this many millionths of a core.
 const LARGEST_LOAD: u64 = 1_000_000_000;
 
-fn speed(sum: &Sum) -> u32 {
+/// `None`: too little is known.
+fn speed(sum: &Sum) -> Option<u32> {
     if sum.cpu < JUDGED_FROM || sum.measure <= 0.0 {
-        return NORMAL_SPEED;
+        return None;
     }
     let speed = (sum.measure / sum.cpu).clamp(*SPEEDS.start(), *SPEEDS.end());
-    if NORMAL_SPEEDS.contains(&speed) { NORMAL_SPEED } else { (speed * f64::from(NORMAL_SPEED)) as u32 }
+    let percent = (speed * f64::from(NORMAL_SPEED)) as u32;
+    Some(if NORMAL_SPEEDS.contains(&speed) { NORMAL_SPEED } else { percent })
 }

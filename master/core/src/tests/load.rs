@@ -100,6 +100,23 @@ fn a_slow_worker_gets_fewer_slots() {
     assert_eq!(moves(&cluster), before, "it is not given back what it can't do");
 }
 
+/// With one small slot too little is known of the slow worker to judge it anew, with two it is enough.
+#[test]
+fn what_is_known_of_a_worker_is_not_forgotten_when_its_slots_leave() {
+    let mut cluster = Cluster::new(Settings::default());
+    cluster.submit(3);
+    cluster.register_spec(spec("a", 3));
+    cluster.register_spec(spec("slow", 1));
+    let figures = |slot: &SlotId, worker: &WorkerId| {
+        let part = if slot.partition == 0 { 6.0 } else { 1.0 };
+        (1e6 * part, 0.018 * part / if worker.as_str() == "slow" { 0.4 } else { 1.0 }, 0.0)
+    };
+    live(&mut cluster, 600_000, figures);
+    let before = moves(&cluster);
+    live(&mut cluster, 900_000, figures);
+    assert_eq!(moves(&cluster), before, "{:?}", cluster.view().moves.last());
+}
+
 #[test]
 fn load_that_wavers_moves_nothing() {
     let mut cluster = Cluster::started(&["a", "b", "c", "d"], 20);

@@ -1,0 +1,103 @@
+//! The modelled store: records, one leader by a lease, and writes that compare both the leader and a sequence, as the
+//! real one in etcd does.
+
+use std::collections::BTreeMap;
+
+use millrace_master_core::{Record, RecordKey, Write};
+
+/// Who leads.
+#[derive(Debug, Clone)]
+struct Leader {
+    master: usize,
+    term: u64,
+    until: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) records: BTreeMap<RecordKey, Record>,
+    leader: Option<Leader>,
+    terms: u64,
+    /// The word of the last write or fence.
+    sequence: u64,
+    pub(crate) down_until: u64,
+    /// The last write left nothing half done.
+    pub(crate) whole: bool,
+    /// Flaw: nothing is compared.
+    compares_nothing: bool,
+}
+
+/// What a write came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    Done,
+    /// An earlier try of it took effect.
+    DoneBefore,
+    Deposed,
+    /// Another write of the same leader came between.
+    Overtaken,
+}
+
+impl Store {
+    pub(crate) fn new(compares_nothing: bool) -> Self {
+        Self { compares_nothing, whole: true, ..Self::default() }
+    }
+
+    /// Leads, or is told who does. A master that comes back within its lease takes its own leadership up again.
+    pub(crate) fn campaign(&mut self, now: u64, master: usize, lease: u64) -> Result<u64, usize> {
+        match &self.leader {
+            Some(leader) if leader.until > now && leader.master != master => return Err(leader.master),
+            Some(leader) if leader.until > now => return Ok(leader.term),
+            Some(_) | None => {}
+        }
+        self.terms += 1;
+        self.leader = Some(Leader { master, term: self.terms, until: now + lease });
+        Ok(self.terms)
+    }
+
+    pub(crate) fn keep_alive(&mut self, now: u64, term: u64, lease: u64) -> bool {
+        match &mut self.leader {
+            Some(leader) if leader.term == term && leader.until > now => {
+                leader.until = now + lease;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    pub(crate) fn leads(&self, now: u64, term: u64) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.term == term && leader.until > now)
+    }
+
+    /// From here on no earlier write of this leader takes effect; and all records.
+    pub(crate) fn load(&mut self, now: u64, term: u64, word: u64) -> Option<Vec<Record>> {
+        if !self.leads(now, term) {
+            return None;
+        }
+        self.sequence = word;
+        Some(self.records.values().cloned().collect())
+    }
+
+    /// One transaction.
+    pub(crate) fn write(&mut self, now: u64, term: u64, after: u64, word: u64, writes: &[Write]) -> Written {
+        if !self.compares_nothing {
+            if !self.leads(now, term) {
+                return Written::Deposed;
+            }
+            if self.sequence == word {
+                return Written::DoneBefore;
+            }
+            if self.sequence != after {
+                return Written::Overtaken;
+            }
+        }
+        self.sequence = word;
+        for write in writes {
+            match write {
+                Write::Put(record) => drop(self.records.insert(record.key(), record.clone())),
+                Write::Delete(key) => drop(self.records.remove(key)),
+            }
+        }
+        Written::Done
+    }
+}
