@@ -7,6 +7,9 @@ use crate::network::{Node, Weather};
 use crate::plan::{Action, Way};
 use crate::world::World;
 
+/// Records a second of each slot, where all cost the same: few enough that no worker falls behind.
+const EVEN_RATE: i64 = 10;
+
 impl World<'_> {
     pub(crate) fn act(&mut self, number: usize) {
         let action = self.plan.steps[number].action.clone();
@@ -221,7 +224,7 @@ impl World<'_> {
         for slot in self.slots_of(number) {
             if !self.kafka.is_fed(&slot) {
                 let rate =
-                    if self.plan.even { 200 } else { self.load_noise.pick(&[20, 100, 200, 200, 800]) };
+                    if self.plan.even { EVEN_RATE } else { self.load_noise.pick(&[20, 100, 200, 200, 800]) };
                 self.kafka.feed(&slot, self.now, rate);
             }
         }
@@ -242,7 +245,8 @@ impl World<'_> {
         }
         for slot in self.slots_of(number) {
             if (slot.partition as u64).is_multiple_of(one_in) && self.kafka.is_fed(&slot) {
-                let rate = (200 * percent / 100).max(1) as i64;
+                let usual = if self.plan.even { EVEN_RATE } else { 200 };
+                let rate = (usual * percent as i64 / 100).max(1);
                 self.kafka.feed(&slot, self.now, rate);
                 self.tally.count("loads changed");
             }

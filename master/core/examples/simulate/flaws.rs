@@ -8,6 +8,7 @@ use millrace_master_core::{
 };
 use millrace_types::{Epoch, Millis, SlotId, WorkerId};
 
+#[cfg(test)]
 use crate::rules::Rule;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,7 @@ impl Flaw {
     ];
 
     /// The rule that it breaks.
+    #[cfg(test)]
     pub(crate) fn breaks(self) -> Rule {
         match self {
             Self::EpochNotRaised | Self::RestoreForgetsSlot => Rule::EpochsRise,

@@ -13,6 +13,8 @@ struct Known {
     generation: u64,
     /// The record, with both cursors.
     epoch: Epoch,
+    /// The highest epoch that ever stood in the record.
+    highest: Epoch,
     topic: i64,
     lake: i64,
     /// Records in the source up to `since`, and how many come each second from then on.
@@ -66,6 +68,7 @@ impl Kafka {
             return Err(known.epoch);
         }
         known.epoch = epoch;
+        known.highest = known.highest.max(epoch);
         Ok(Opened { generation: known.generation, topic: known.topic, lake: known.lake })
     }
 
@@ -77,9 +80,8 @@ impl Kafka {
         if known.generation != commit.generation && !fences_nobody {
             return Ok(false);
         }
-        if commit.epoch < known.epoch {
-            let what =
-                format!("{slot}: epoch {} commits below epoch {} on record", commit.epoch, known.epoch);
+        if commit.epoch < known.highest {
+            let what = format!("{slot}: epoch {} commits after epoch {} did", commit.epoch, known.highest);
             return Err((Rule::RecordEpoch, what));
         }
         if (known.topic, known.lake) != (commit.topic.0, commit.lake.0) {

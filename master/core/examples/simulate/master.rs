@@ -553,7 +553,7 @@ impl World<'_> {
         match directive {
             Directive::Grant { session, worker, slot, epoch, definition, .. } => {
                 self.check_stored_first(number, &worker, &slot, epoch);
-                let fresh = self.note_grant(&slot, epoch, worker);
+                let fresh = self.note_grant(number, &slot, epoch, worker);
                 self.tally.count(if fresh { "grants" } else { "directives repeated" });
                 let version = definition.max_rate;
                 self.send_order(number, session, Order::Grant { slot, epoch, version });
@@ -567,8 +567,7 @@ impl World<'_> {
                     if let Role::Leading(leading) = &mut self.masters[number].role
                         && leading.pending.is_none()
                         && let Ok(step) = leading.core.apply(now, event)
-                        && let Err((rule, what)) =
-                            leading.watch.check(&step, &leading.core, false)
+                        && let Err((rule, what)) = leading.watch.check(&step, &leading.core, false)
                     {
                         self.breaks(rule, what);
                     }
@@ -594,7 +593,9 @@ impl World<'_> {
     /// A word of a stream that this process has ended: the other end did not hear that.
     pub(crate) fn end_unknown_session(&mut self, number: usize, event: &Event) {
         let known = match (&self.masters[number].role, event) {
-            (Role::Leading(leading), Event::Heartbeat { session, .. }) => leading.sessions.contains_key(session),
+            (Role::Leading(leading), Event::Heartbeat { session, .. }) => {
+                leading.sessions.contains_key(session)
+            }
             (Role::Standby { .. } | Role::Loading { .. }, Event::Heartbeat { .. }) => false,
             _ => true,
         };

@@ -179,11 +179,10 @@ impl World<'_> {
         }
         let first = (0..self.plan.pipelines.len()).find(|number| self.plan.pipelines[*number].is_some());
         if let Some(first) = first.map(pipeline_id) {
-            let places = room > 0 || view.workers.iter().any(|worker| !worker.slots.is_empty());
             let known = view.pipelines.iter().find(|view| view.definition.id == first);
             let runs = known.is_some_and(|view| match view.state {
                 PipelineState::Running => true,
-                PipelineState::Waiting => !places,
+                PipelineState::Waiting => room == 0,
                 _ => false,
             });
             if !runs {
@@ -337,7 +336,11 @@ impl World<'_> {
     /// to the others.
     fn fair_share(&self, before: &ClusterView, joiner: &WorkerId, slots: u64) -> u64 {
         let joins = self.workers.iter().filter(|worker| worker.spec.id == *joiner).map(|worker| &worker.spec);
-        let open = before.workers.iter().filter(|worker| worker.state == WorkerState::Alive).map(|worker| &worker.spec);
+        let open = before
+            .workers
+            .iter()
+            .filter(|worker| worker.state == WorkerState::Alive)
+            .map(|worker| &worker.spec);
         let mut all: Vec<(u64, u64, bool)> = open
             .chain(joins)
             .map(|spec| (u64::from(spec.cores), u64::from(spec.max_slots), spec.id == *joiner))
@@ -377,7 +380,15 @@ impl World<'_> {
                 let what = || {
                     format!("{joiner} joins with a share of {share} of {slots}, and takes {}", theirs.len())
                 };
-                let other = others.first().map(|other| format!("{joiner} joins, and {other:?} moves"));
+                // A look at the load may send a slot that is on its way to the joiner elsewhere.
+                let redirected = |grant: &&&Fresh| {
+                    !self.plan.even
+                        && matches!(&grant.reason, Some(MoveReason::WorkerJoined { worker, .. }) if worker == joiner)
+                };
+                let other = others
+                    .iter()
+                    .find(|grant| !redirected(grant))
+                    .map(|other| format!("{joiner} joins, and {other:?} moves"));
                 too_many.then(what).or(other).map(|what| (Rule::JoinTakesItsShare, what))
             }
             (Ending::Loss | Ending::Drain, Some(gone)) => grants

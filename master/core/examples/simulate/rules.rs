@@ -39,6 +39,28 @@ pub(crate) enum Rule {
     NoPanic,
 }
 
+impl Rule {
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 16] = [
+        Self::EpochsRise,
+        Self::StoredFirst,
+        Self::DeposedWritesNothing,
+        Self::RestoreEqualsMemory,
+        Self::GrantsToTheWilling,
+        Self::PlacesSuffice,
+        Self::OwnersAreAsked,
+        Self::MovesAreBounded,
+        Self::NoFlapping,
+        Self::RecordEpoch,
+        Self::ExactlyOnce,
+        Self::ComesToRest,
+        Self::JoinTakesItsShare,
+        Self::DepartureMovesItsOwn,
+        Self::LeaderLossMovesNothing,
+        Self::NoPanic,
+    ];
+}
+
 /// A rule that was broken.
 #[derive(Debug, Clone)]
 pub(crate) struct Violation {

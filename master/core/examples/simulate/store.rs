@@ -43,6 +43,12 @@ impl Store {
         Self { compares_nothing, whole: true, ..Self::default() }
     }
 
+    /// All is gone, the leadership too; no earlier write takes effect.
+    pub(crate) fn lose(&mut self) {
+        self.records.clear();
+        (self.leader, self.sequence, self.whole) = (None, 0, true);
+    }
+
     /// Leads, or is told who does. A master that comes back within its lease takes its own leadership up again.
     pub(crate) fn campaign(&mut self, now: u64, master: usize, lease: u64) -> Result<u64, usize> {
         match &self.leader {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// What can happen. A full run has each of them.
+#[cfg(test)]
 pub(crate) const KINDS: [&str; 42] = [
     "another leader after a loss",
     "campaigns lost",
@@ -63,6 +64,7 @@ impl Tally {
         *self.counts.entry(kind).or_default() += 1;
     }
 
+    #[cfg(test)]
     pub(crate) fn of(&self, kind: &str) -> u64 {
         self.counts.get(kind).copied().unwrap_or(0)
     }

@@ -344,7 +344,11 @@ impl Watch {
             let rested_at = before.map(|before| before.plus(self.settings.rest));
             let for_the_load =
                 matches!(moved.reason, MoveReason::Uneven { .. } | MoveReason::FairShare { .. });
-            let asked = self.asked_to_even.is_some_and(|asked| before.is_some_and(|before| asked >= before));
+            // It is done when joins have settled.
+            let wait = Millis(self.settings.settle.0 + self.settings.heartbeat.0);
+            let asked = self
+                .asked_to_even
+                .is_some_and(|asked| before.is_some_and(|before| asked.plus(wait) >= before));
             if let Some(rested_at) = rested_at.filter(|at| for_the_load && !asked && moved.begun_at < *at) {
                 let what = format!(
                     "{} is moved to {} at {} ({}), although it rests until {rested_at}",
