@@ -121,6 +121,11 @@ impl Master {
         }
     }
 
+    /// What its core believes is not all stored.
+    pub(crate) fn is_writing(&self) -> bool {
+        matches!(&self.role, Role::Leading(leading) if leading.pending.is_some())
+    }
+
     fn term(&self) -> Option<u64> {
         match &self.role {
             Role::Standby { .. } => None,

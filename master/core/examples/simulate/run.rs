@@ -19,6 +19,7 @@ Simulated clusters around the scheduler, by seed.
   --from M      the first one (0)
   --threads T   threads (1)
   --seed S      this one alone: its plan, its story, and what it comes to
+  --failures N  stop after so many seeds that fail (1)
   --flaw NAME   with this flaw switched on, to see that it is found
 ";
 
@@ -27,13 +28,15 @@ pub(crate) struct Arguments {
     pub(crate) seeds: u64,
     pub(crate) from: u64,
     pub(crate) threads: u64,
+    pub(crate) failures: usize,
     pub(crate) single: Option<u64>,
     pub(crate) flaw: Option<Flaw>,
 }
 
 impl Arguments {
     pub(crate) fn parse(given: impl IntoIterator<Item = String>) -> Result<Self, String> {
-        let mut arguments = Self { seeds: 10_000, from: 0, threads: 1, single: None, flaw: None };
+        let mut arguments =
+            Self { seeds: 10_000, from: 0, threads: 1, failures: 1, single: None, flaw: None };
         let mut given = given.into_iter();
         while let Some(key) = given.next() {
             let value = given.next().ok_or_else(|| format!("{key}: expected a value after it"))?;
@@ -43,6 +46,7 @@ impl Arguments {
                 "--seeds" => arguments.seeds = number()?,
                 "--from" => arguments.from = number()?,
                 "--threads" => arguments.threads = number()?.max(1),
+                "--failures" => arguments.failures = usize::try_from(number()?.max(1)).unwrap_or(usize::MAX),
                 "--seed" => arguments.single = Some(number()?),
                 "--flaw" => {
                     let names = || Flaw::ALL.map(|flaw| format!("{flaw:?}")).join(", ");
@@ -114,7 +118,7 @@ fn tell_one(seed: u64, flaw: Option<Flaw>) -> ExitCode {
 fn run_many(arguments: &Arguments) -> ExitCode {
     let (next, done, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let total = Mutex::new(Tally::default());
-    let found: Mutex<Option<(Plan, Violation)>> = Mutex::new(None);
+    let found: Mutex<Vec<(Plan, Violation)>> = Mutex::new(Vec::new());
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..arguments.threads {
@@ -130,8 +134,10 @@ fn run_many(arguments: &Arguments) -> ExitCode {
                     tally.add(&outcome.tally);
                     done.fetch_add(1, Ordering::Relaxed);
                     if let Some(violation) = outcome.violation {
-                        failed.store(true, Ordering::Relaxed);
-                        lock(&found).get_or_insert((plan, violation));
+                        eprintln!("seed {}: {violation}", plan.seed);
+                        let mut found = lock(&found);
+                        found.push((plan, violation));
+                        failed.fetch_or(found.len() >= arguments.failures, Ordering::Relaxed);
                     }
                 }
                 lock(&total).add(&tally);
@@ -156,14 +162,14 @@ fn run_many(arguments: &Arguments) -> ExitCode {
         begun.elapsed().as_secs_f64()
     );
     println!("{}", lock(&total));
-    let found = lock(&found).take();
-    match found {
-        None => ExitCode::SUCCESS,
-        Some((plan, violation)) => {
-            println!("{}", tell(&plan, &violation, arguments.flaw));
-            ExitCode::FAILURE
-        }
+    let mut found = std::mem::take(&mut *lock(&found));
+    found.sort_by_key(|(plan, _)| plan.seed);
+    for (plan, violation) in &found {
+        println!("seed {}: {violation}\nreplay: {}\n", plan.seed, replay_line(plan.seed, arguments.flaw));
     }
+    let Some((plan, violation)) = found.first() else { return ExitCode::SUCCESS };
+    println!("{}", tell(plan, violation, arguments.flaw));
+    ExitCode::FAILURE
 }
 
 /// A thread that panicked took nothing half done with it: tallies and findings are set in one go.
