@@ -58,7 +58,7 @@ impl World<'_> {
                 self.cut(Node::Store, Node::Master(master), way, span);
             }
             Action::CrashMaster { master, span } if master < self.masters.len() => {
-                self.crash_master(master, span)
+                self.crash_master(master, span);
             }
             Action::CrashAfterWrite { master, span } if master < self.masters.len() => {
                 self.masters[master].crashes_after_write = Some(span);
@@ -278,7 +278,7 @@ impl World<'_> {
                     self.tell_leader(Event::PipelineResumed { pipeline: id });
                 }
                 Some(PipelineState::Killed | PipelineState::Killing) if order == 0 => {
-                    self.resubmit(number, 1, 1)
+                    self.resubmit(number, 1, 1);
                 }
                 Some(_) => {}
             }

@@ -3,6 +3,7 @@
 
 mod act;
 mod chance;
+mod direct;
 mod flaws;
 mod kafka;
 mod master;
@@ -10,7 +11,9 @@ mod network;
 mod plan;
 mod rest;
 mod rules;
+mod run;
 mod shrink;
+mod slot;
 mod store;
 mod tally;
 mod watch;
@@ -19,8 +22,6 @@ mod world;
 
 #[cfg(test)]
 mod tests;
-
-mod run;
 
 fn main() -> std::process::ExitCode {
     run::main()

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use millrace_master_core::{Coordinator, Directive, Event, MoveReason, Rejection, Settings, Step};
-use millrace_types::{Millis, SlotReport, WorkerId, WorkerSpec};
+use millrace_master_core::{Coordinator, Event, MoveReason, Settings, Step};
+use millrace_types::{Millis, SlotReport, WorkerSpec};
 
 use crate::chance::Chance;
 use crate::flaws::Flaw;
@@ -13,7 +13,6 @@ use crate::network::{Answer, Ask, Message, Node};
 use crate::rules::Rule;
 use crate::store::Written;
 use crate::watch::Watch;
-use crate::worker::{Order, Session};
 use crate::world::{Task, World};
 
 /// How often a standby looks whether it may lead, how long a call of the store takes at most.
@@ -27,7 +26,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    fn now(&self, world: u64) -> u64 {
+    pub(crate) fn now(&self, world: u64) -> u64 {
         let drifted = world as i64 * self.drift / 1_000;
         (self.base + world).saturating_add_signed(drifted)
     }
@@ -35,10 +34,10 @@ impl Clock {
 
 /// A worker that waits for the answer to its registration.
 #[derive(Debug, Clone, Copy)]
-struct Asker {
-    worker: usize,
-    incarnation: u64,
-    attempt: u64,
+pub(crate) struct Asker {
+    pub(crate) worker: usize,
+    pub(crate) incarnation: u64,
+    pub(crate) attempt: u64,
 }
 
 #[derive(Debug)]
@@ -49,7 +48,7 @@ enum Incoming {
 
 /// A step whose writes are under way.
 #[derive(Debug)]
-struct Pending {
+pub(crate) struct Pending {
     word: u64,
     writes_whole: bool,
     step: Step,
@@ -62,11 +61,11 @@ pub(crate) struct Leading {
     pub(crate) term: u64,
     sequence: u64,
     pub(crate) core: Coordinator,
-    watch: Watch,
+    pub(crate) watch: Watch,
     inbox: VecDeque<Incoming>,
-    pending: Option<Pending>,
+    pub(crate) pending: Option<Pending>,
     /// Which process holds each session.
-    sessions: BTreeMap<u64, (usize, u64)>,
+    pub(crate) sessions: BTreeMap<u64, (usize, u64)>,
 }
 
 #[derive(Debug)]
@@ -82,7 +81,7 @@ pub(crate) struct Master {
     /// Until when the process is not there.
     pub(crate) down_until: Option<u64>,
     pub(crate) stalled_until: u64,
-    clock: Clock,
+    pub(crate) clock: Clock,
     pub(crate) role: Role,
     /// When the store heard it last, by its clock.
     alive_at: u64,
@@ -184,56 +183,6 @@ impl World<'_> {
         let incarnation = self.masters[number].incarnation;
         let message = Message::Ask { master: number, incarnation, ask };
         self.send(Node::Master(number), Node::Store, message, false);
-    }
-
-    /// The store's side.
-    pub(crate) fn ask_store(&mut self, number: usize, incarnation: u64, ask: Ask) {
-        let (now, lease) = (self.now, self.plan.lease);
-        if now < self.store.down_until {
-            return;
-        }
-        let answer = match ask {
-            Ask::Campaign => match self.store.campaign(now, number, lease) {
-                Ok(term) => Answer::Leads { term, asked: self.masters[number].clock.now(now) },
-                Err(leader) => {
-                    self.tally.count("campaigns lost");
-                    Answer::Follows { leader }
-                }
-            },
-            Ask::KeepAlive { term, asked } if self.store.keep_alive(now, term, lease) => {
-                Answer::Kept { term, asked }
-            }
-            Ask::KeepAlive { term, .. } => Answer::NotKept { term },
-            Ask::Load { term, word } => match self.store.load(now, term, word) {
-                Some(records) => Answer::Loaded { term, word, records, whole: self.store.whole },
-                None => Answer::NotKept { term },
-            },
-            Ask::Write { term, after, word, writes, whole } => {
-                let leads = self.store.leads(now, term);
-                let written = self.store.write(now, term, after, word, &writes);
-                if written == Written::Done {
-                    self.store.whole = whole;
-                    if !leads {
-                        let what = format!("master {number} writes in term {term}, which is over");
-                        self.breaks(Rule::DeposedWritesNothing, what);
-                    }
-                    self.check_stored(&writes);
-                    if let Some(span) = self.masters[number].crashes_after_write.take()
-                        && self.masters[number].incarnation == incarnation
-                    {
-                        self.tally.count("crashes between write and directives");
-                        self.crash_master(number, span);
-                    }
-                    if std::mem::take(&mut self.masters[number].loses_answer) {
-                        self.tally.count("messages lost");
-                        return;
-                    }
-                }
-                Answer::Written { word, written }
-            }
-        };
-        let message = Message::Answer { incarnation, answer };
-        self.send(Node::Store, Node::Master(number), message, false);
     }
 
     /// The standby's timer.
@@ -421,7 +370,7 @@ impl World<'_> {
         }
     }
 
-    fn refuse(&mut self, number: usize, asker: Asker, leader: Option<usize>) {
+    pub(crate) fn refuse(&mut self, number: usize, asker: Asker, leader: Option<usize>) {
         let Asker { worker, incarnation, attempt } = asker;
         let leader = leader.filter(|leader| *leader != number);
         let message = Message::Refused { incarnation, attempt, leader };
@@ -447,42 +396,42 @@ impl World<'_> {
             }
             let Some(incoming) = leading.inbox.pop_front() else { break };
             match incoming {
-                Incoming::Event(event) => self.apply(number, event, None),
+                Incoming::Event(event) => self.apply(number, &event, None),
                 Incoming::Register { asker, spec, running } => {
                     let session = self.next_number();
                     let Role::Leading(leading) = &mut self.masters[number].role else { return };
                     leading.sessions.insert(session, (asker.worker, asker.incarnation));
                     let event = Event::WorkerRegistered { session, spec, running };
-                    self.apply(number, event, Some((asker, session)));
+                    self.apply(number, &event, Some((asker, session)));
                 }
             }
         }
         self.schedule_wake(number);
     }
 
-    fn apply(&mut self, number: usize, event: Event, asker: Option<(Asker, u64)>) {
+    fn apply(&mut self, number: usize, event: &Event, asker: Option<(Asker, u64)>) {
         let deep = self.deep_checks.percent(8);
         let master = &mut self.masters[number];
         let now = Millis(master.clock.now(self.now));
         let Role::Leading(leading) = &mut master.role else { return };
-        leading.watch.note(now, leading.core.next_deadline(), &event);
+        leading.watch.note(now, leading.core.next_deadline(), event);
         let told = match self.flaw {
             Some(flaw) => flaw.distort_event(event.clone(), self.rested),
             None => Some(event.clone()),
         };
-        let Some(told) = told else { return leading.watch.accepted(&event) };
+        let Some(told) = told else { return leading.watch.accepted(event) };
         let mut step = match leading.core.apply(now, told) {
             Ok(step) => step,
             Err(rejection) => return self.rejected(number, rejection, asker),
         };
-        leading.watch.accepted(&event);
+        leading.watch.accepted(event);
         if let Some(flaw) = self.flaw {
             flaw.distort_step(&mut step, &leading.core, &self.granted);
         }
         let checked = leading.watch.check(&step, &leading.core, deep);
         let writes_whole = leading.core.is_written();
-        self.count_event(&event);
-        self.note_event(number, &event, &step);
+        self.count_event(event);
+        self.note_event(number, event, &step);
         match checked {
             Err((rule, what)) => return self.breaks(rule, what),
             Ok(fresh) => {
@@ -540,130 +489,5 @@ impl World<'_> {
         leading.sequence = word;
         self.carry_out(number, step, asker);
         self.serve(number);
-    }
-
-    fn carry_out(&mut self, number: usize, step: Step, asker: Option<(Asker, u64)>) {
-        if let Some((Asker { worker, incarnation, attempt }, session)) = asker {
-            let process = self.masters[number].incarnation;
-            let session = Session { master: number, incarnation: process, number: session };
-            let message = Message::Registered { incarnation, attempt, session };
-            self.send(Node::Master(number), Node::Worker(worker), message, true);
-        }
-        for directive in step.directives {
-            self.direct(number, directive);
-        }
-    }
-
-    fn direct(&mut self, number: usize, directive: Directive) {
-        match directive {
-            Directive::Grant { session, worker, slot, epoch, definition, .. } => {
-                self.check_stored_first(number, &worker, &slot, epoch);
-                let fresh = self.note_grant(number, &slot, epoch, worker);
-                self.tally.count(if fresh { "grants" } else { "directives repeated" });
-                let version = definition.max_rate;
-                self.send_order(number, session, Order::Grant { slot, epoch, version });
-            }
-            Directive::Revoke { session, worker, slot, epoch } => {
-                self.send_order(number, session, Order::Revoke { slot: slot.clone(), epoch });
-                if self.flaw == Some(Flaw::SlotTakenUnasked) {
-                    let reason = millrace_types::StopReason::Revoked;
-                    let event = Event::SlotStopped { session, worker, slot, epoch, reason };
-                    let now = Millis(self.masters[number].clock.now(self.now));
-                    if let Role::Leading(leading) = &mut self.masters[number].role
-                        && leading.pending.is_none()
-                        && let Ok(step) = leading.core.apply(now, event)
-                        && let Err((rule, what)) = leading.watch.check(&step, &leading.core, false)
-                    {
-                        self.breaks(rule, what);
-                    }
-                }
-            }
-            Directive::Leave { session, .. } => self.send_order(number, session, Order::Leave),
-            Directive::ReportAll { session, .. } => {
-                self.tally.count("questions for all reports");
-                self.send_order(number, session, Order::ReportAll);
-            }
-            Directive::Probe { worker, .. } => self.probe(number, &worker),
-            Directive::EndSession { session, .. } => self.end_session(number, session),
-        }
-    }
-
-    fn send_order(&mut self, number: usize, session: u64, order: Order) {
-        let Role::Leading(leading) = &self.masters[number].role else { return };
-        let Some((worker, incarnation)) = leading.sessions.get(&session).copied() else { return };
-        let message = Message::Order { incarnation, session, order };
-        self.send(Node::Master(number), Node::Worker(worker), message, false);
-    }
-
-    /// A word of a stream that this process has ended: the other end did not hear that.
-    pub(crate) fn end_unknown_session(&mut self, number: usize, event: &Event) {
-        let known = match (&self.masters[number].role, event) {
-            (Role::Leading(leading), Event::Heartbeat { session, .. }) => {
-                leading.sessions.contains_key(session)
-            }
-            (Role::Standby { .. } | Role::Loading { .. }, Event::Heartbeat { .. }) => false,
-            _ => true,
-        };
-        if !known {
-            self.reset(number, event);
-        }
-    }
-
-    /// Nobody holds this end of the stream any more.
-    pub(crate) fn reset(&mut self, number: usize, event: &Event) {
-        let Event::Heartbeat { session, worker, .. } = event else { return };
-        let Some(worker) = self.workers.iter().position(|known| known.spec.id == *worker) else { return };
-        let incarnation = self.workers[worker].incarnation;
-        let message = Message::End { incarnation, session: *session };
-        self.send(Node::Master(number), Node::Worker(worker), message, true);
-    }
-
-    fn end_session(&mut self, number: usize, session: u64) {
-        let Role::Leading(leading) = &mut self.masters[number].role else { return };
-        let Some((worker, incarnation)) = leading.sessions.remove(&session) else { return };
-        let message = Message::End { incarnation, session };
-        self.send(Node::Master(number), Node::Worker(worker), message, true);
-    }
-
-    /// A connection to the worker's port: refused when the process is gone, and the way there and back is free.
-    fn probe(&mut self, number: usize, worker: &WorkerId) {
-        let gone = self.workers.iter().position(|known| known.spec.id == *worker && !known.is_up());
-        let Some(gone) = gone else { return };
-        let (here, there) = (Node::Master(number), Node::Worker(gone));
-        if self.network.is_cut(here, there, self.now) || self.network.is_cut(there, here, self.now) {
-            return;
-        }
-        let incarnation = self.masters[number].incarnation;
-        let event = Box::new(Event::ProcessGone { worker: worker.clone() });
-        let message = Box::new(Message::Tell { incarnation, event });
-        self.after(20, Task::Deliver { to: here, message });
-    }
-
-    fn rejected(&mut self, number: usize, rejection: Rejection, asker: Option<(Asker, u64)>) {
-        if let Some((asker, session)) = asker {
-            if let Role::Leading(leading) = &mut self.masters[number].role {
-                leading.sessions.remove(&session);
-            }
-            self.refuse(number, asker, None);
-        }
-        match rejection {
-            Rejection::StaleSession { session, .. } => {
-                self.tally.count("stale sessions refused");
-                self.end_session(number, session);
-            }
-            Rejection::IdTaken { .. }
-            | Rejection::PipelineExists { .. }
-            | Rejection::PipelineOver { .. }
-            | Rejection::AlreadyPaused { .. }
-            | Rejection::NothingToResume { .. }
-            | Rejection::UnknownPipeline { .. }
-            | Rejection::UnknownWorker { .. }
-            | Rejection::WorkerIsDead { .. }
-            | Rejection::NotDrained { .. }
-            | Rejection::WorkerIsLeaving { .. }
-            | Rejection::UnknownSlot { .. }
-            | Rejection::NotHalted { .. } => {}
-            other => self.breaks(Rule::NoPanic, format!("refused: {other}")),
-        }
     }
 }

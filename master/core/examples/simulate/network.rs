@@ -240,7 +240,7 @@ impl World<'_> {
                 }
             }
             (Node::Store, Message::Ask { master, incarnation, ask }) => {
-                self.ask_store(master, incarnation, ask)
+                self.ask_store(master, incarnation, ask);
             }
             (to, message) => unreachable!("{to:?} gets {message:?}"),
         }

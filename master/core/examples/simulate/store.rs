@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 
 use millrace_master_core::{Record, RecordKey, Write};
 
+use crate::network::{Answer, Ask, Message, Node};
+use crate::rules::Rule;
+use crate::world::World;
+
 /// Who leads.
 #[derive(Debug, Clone)]
 struct Leader {
@@ -105,5 +109,57 @@ impl Store {
             }
         }
         Written::Done
+    }
+}
+
+impl World<'_> {
+    /// A question of a master reaches the store.
+    pub(crate) fn ask_store(&mut self, number: usize, incarnation: u64, ask: Ask) {
+        let (now, lease) = (self.now, self.plan.lease);
+        if now < self.store.down_until {
+            return;
+        }
+        let answer = match ask {
+            Ask::Campaign => match self.store.campaign(now, number, lease) {
+                Ok(term) => Answer::Leads { term, asked: self.masters[number].clock.now(now) },
+                Err(leader) => {
+                    self.tally.count("campaigns lost");
+                    Answer::Follows { leader }
+                }
+            },
+            Ask::KeepAlive { term, asked } if self.store.keep_alive(now, term, lease) => {
+                Answer::Kept { term, asked }
+            }
+            Ask::KeepAlive { term, .. } => Answer::NotKept { term },
+            Ask::Load { term, word } => match self.store.load(now, term, word) {
+                Some(records) => Answer::Loaded { term, word, records, whole: self.store.whole },
+                None => Answer::NotKept { term },
+            },
+            Ask::Write { term, after, word, writes, whole } => {
+                let leads = self.store.leads(now, term);
+                let written = self.store.write(now, term, after, word, &writes);
+                if written == Written::Done {
+                    self.store.whole = whole;
+                    if !leads {
+                        let what = format!("master {number} writes in term {term}, which is over");
+                        self.breaks(Rule::DeposedWritesNothing, what);
+                    }
+                    self.check_stored(&writes);
+                    if let Some(span) = self.masters[number].crashes_after_write.take()
+                        && self.masters[number].incarnation == incarnation
+                    {
+                        self.tally.count("crashes between write and directives");
+                        self.crash_master(number, span);
+                    }
+                    if std::mem::take(&mut self.masters[number].loses_answer) {
+                        self.tally.count("messages lost");
+                        return;
+                    }
+                }
+                Answer::Written { word, written }
+            }
+        };
+        let message = Message::Answer { incarnation, answer };
+        self.send(Node::Store, Node::Master(number), message, false);
     }
 }

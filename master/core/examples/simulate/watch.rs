@@ -101,25 +101,23 @@ impl Watch {
             self.patience = self.now.plus(Millis(heartbeat.0 * 2));
         }
         match event {
-            Event::Heartbeat { session, worker, draining, .. } => {
-                if self.sessions.get(worker) == Some(session) {
-                    self.heard.insert(worker.clone(), self.now);
-                    if *draining {
-                        self.leaving.insert(worker.clone());
-                    } else {
-                        self.leaving.remove(worker);
-                    }
+            Event::Heartbeat { session, worker, draining, .. }
+                if self.sessions.get(worker) == Some(session) =>
+            {
+                self.heard.insert(worker.clone(), self.now);
+                if *draining {
+                    self.leaving.insert(worker.clone());
+                } else {
+                    self.leaving.remove(worker);
                 }
             }
-            Event::SessionLost { session, worker } => {
-                if self.sessions.get(worker) == Some(session) {
-                    self.sessions.remove(worker);
-                }
+            Event::SessionLost { session, worker } if self.sessions.get(worker) == Some(session) => {
+                self.sessions.remove(worker);
             }
-            Event::SlotStopped { session, worker, slot, .. } => {
-                if self.sessions.get(worker) == Some(session) {
-                    self.words.insert((slot.clone(), worker.clone()));
-                }
+            Event::SlotStopped { session, worker, slot, .. }
+                if self.sessions.get(worker) == Some(session) =>
+            {
+                self.words.insert((slot.clone(), worker.clone()));
             }
             Event::Rebalance => self.asked_to_even = Some(self.now),
             _ => {}

@@ -456,7 +456,7 @@ impl<'a> World<'a> {
             return rate;
         }
         // It wavers by a few percent.
-        let hash = mix(self.plan.seed ^ self.now / 700 ^ (slot.partition as u64) << 40);
+        let hash = mix(self.plan.seed ^ (self.now / 700) ^ ((slot.partition as u64) << 40));
         rate * (0.97 + (hash % 60) as f64 / 1_000.0)
     }
 }
