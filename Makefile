@@ -1,9 +1,10 @@
 # make demo    builds Millrace, gets Kafka and an S3 server, and shows the job running (ARGS="…" are its flags)
 # make test    the checks and all tests, on the same real parts
 # make check   the checks alone
+# make test-hosts  a cluster on several hosts, which are network namespaces; part of `make test` where the kernel allows them
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test check build-tools
+.PHONY: demo test test-hosts check build-tools
 
 ARGS ?=
 GET := deploy/local/parts/get
@@ -34,6 +35,12 @@ test: build-tools
 	cargo build --release --locked -p millrace -p millrace-e2e --bins
 	cargo test --release --locked --workspace --doc
 	$(TARGET)/release/with-parts cargo test --release --locked --workspace --all-targets
+	@if deploy/e2e/can-make-hosts; then $(MAKE) --no-print-directory test-hosts; else \
+	    echo "NOT TESTED: a cluster on several hosts; here no network namespaces can be made (reason above)" >&2; fi
+
+# It starts a Kafka and an S3 server on hosts of their own.
+test-hosts:
+	cargo test --release --locked -p millrace-e2e --test hosts -- --ignored --nocapture
 
 check: build-tools $(DENY)
 	cargo fmt --all --check

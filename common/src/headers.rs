@@ -1,4 +1,4 @@
-//! Names of the headers on records of the invalid topic.
+//! Names of the headers on records of the invalid and the enriched topic.
 
 /// Stable code of the rejection, for example `not_json`.
 pub const REASON: &str = "millrace-reason";
@@ -12,8 +12,9 @@ pub const ORIGIN_COLLECTOR: &str = "collector";
 /// A quarantined record.
 pub const ORIGIN_WORKER: &str = "worker";
 
-/// Only on quarantined records: where the record came from.
+/// Only on quarantined records: whose it is.
 pub const PIPELINE: &str = "millrace-pipeline";
+/// On quarantined and on enriched records: where the record came from.
 pub const SOURCE_TOPIC: &str = "millrace-source-topic";
 pub const SOURCE_PARTITION: &str = "millrace-source-partition";
 pub const SOURCE_OFFSET: &str = "millrace-source-offset";

@@ -112,6 +112,8 @@ pub(crate) struct Driver {
     leading: watch::Sender<Option<BuiltIn>>,
     /// Why the state is not restored yet.
     failure: Option<RestoreFailure>,
+    /// A commit failed: nothing is served before the state is restored.
+    doubt: Option<StoreError>,
 }
 
 impl Driver {
@@ -125,7 +127,11 @@ impl Driver {
                 let (pids, submissions) = (BTreeMap::new(), BTreeMap::new());
                 (Restored { coordinator, pids, submissions, built_in: BuiltIn::Absent }, Some(failure))
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                // This process ends; another master, with other flags, may be able to.
+                parts.store.resign().await;
+                return Err(failure);
+            }
         };
         let Restored { coordinator, pids, submissions, built_in } = restored;
         let (handle, requests) = Handle::new();
@@ -133,6 +139,7 @@ impl Driver {
         let driver = Self {
             leading: watch::Sender::new(Some(built_in).filter(|_| failure.is_none())),
             failure,
+            doubt: None,
             parts,
             coordinator,
             clock,
@@ -158,6 +165,10 @@ impl Driver {
             self.wait_for_the_state(failure).await;
         }
         while !shutdown.has_begun() {
+            if let Some(error) = self.doubt.take() {
+                self.recover(error).await;
+                continue;
+            }
             let lost = self.parts.store.lost();
             let deadline = self.coordinator.next_deadline().map(|at| self.clock.instant(at));
             tokio::select! {
@@ -274,10 +285,11 @@ impl Driver {
         Ok(())
     }
 
+    /// Whoever asked is answered before the state is restored, for that may last until this master leads again.
     async fn commit(&mut self, changes: Vec<Change>) -> Result<(), Refused> {
         if let Err(error) = self.parts.store.commit(changes).await {
             let refused = Refused::Unavailable(error.to_string());
-            self.recover(error).await;
+            self.doubt = Some(error);
             return Err(refused);
         }
         self.parts.counters.commits.inc();

@@ -83,17 +83,16 @@ pub(crate) async fn check(servers: &str) -> Result<(), CheckError> {
             return Err(CheckError::TooOld { broker: broker.clone(), found });
         }
     }
-    let resources: Vec<ResourceSpecifier<'_>> =
-        brokers.iter().map(|(id, _)| ResourceSpecifier::Broker(*id)).collect();
     let options = AdminOptions::new().request_timeout(Some(DEADLINE));
-    for (resource, (_, broker)) in
-        admin.describe_configs(&resources, &options).await.map_err(failed)?.iter().zip(&brokers)
-    {
-        let resource: &ConfigResource =
-            resource.as_ref().map_err(|code| failed(KafkaError::AdminOp(*code)))?;
-        let value = resource.entries.iter().find(|entry| entry.name == VERIFICATION);
-        if value.is_some_and(|entry| entry.value.as_deref() == Some("false")) {
-            return Err(CheckError::VerificationOff { broker: broker.clone() });
+    // librdkafka takes one broker in a call: each is asked itself.
+    for (id, broker) in &brokers {
+        let resource = ResourceSpecifier::Broker(*id);
+        for described in admin.describe_configs([&resource], &options).await.map_err(failed)? {
+            let described: ConfigResource = described.map_err(|code| failed(KafkaError::AdminOp(code)))?;
+            let value = described.entries.iter().find(|entry| entry.name == VERIFICATION);
+            if value.is_some_and(|entry| entry.value.as_deref() == Some("false")) {
+                return Err(CheckError::VerificationOff { broker: broker.clone() });
+            }
         }
     }
     Ok(())

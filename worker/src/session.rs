@@ -23,6 +23,7 @@ use crate::budget::Budget;
 use crate::heartbeat::Told;
 use crate::leaving::Leaving;
 use crate::manager::{Order, RunningSlots, Stopped};
+use crate::masters::Masters;
 
 /// Messages that may wait for the connection to take them.
 const OUTBOUND: usize = 64;
@@ -62,16 +63,33 @@ enum Lost {
     Message(String),
 }
 
+impl Lost {
+    /// Nobody said that it ends: the master is gone, frozen or cut off.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Silent => true,
+            // What a master says itself has no cause in this process.
+            Self::Status { status, .. } => std::error::Error::source(status).is_some(),
+            Self::Ended | Self::Message(_) => false,
+        }
+    }
+
+    /// Who leads, by the word of a standby.
+    fn leader(&self) -> Option<String> {
+        match self {
+            Self::Status { status, .. } => millrace_proto::leader_of(status),
+            _ => None,
+        }
+    }
+}
+
 impl Session {
     /// Keeps a session until the process stops.
     pub(crate) async fn run(self, mut stopped: mpsc::Receiver<Stopped>, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_WAIT);
-        let mut masters = self.masters.iter().cycle();
-        let mut leader: Option<String> = None;
+        let Some(mut masters) = Masters::new(&self.masters) else { return };
         loop {
-            let named = leader.take();
-            let from_list = named.is_none();
-            let Some(master) = named.or_else(|| masters.next().cloned()) else { return };
+            let (master, was_named) = masters.next(Instant::now());
             let master = master.as_str();
             let connected = tokio::select! {
                 lost = self.hold(master, &mut stopped, &mut backoff) => lost,
@@ -88,11 +106,15 @@ impl Session {
                     | Code::Unauthenticated
             ));
             self.readiness.set_waiting(format!("the master at {master}: {lost}"));
-            if let Lost::Status { status, .. } = &lost {
-                // A standby knows better than the list.
-                leader = millrace_proto::leader_of(status).filter(|leader| leader != master);
+            let now = Instant::now();
+            if lost.is_silence() {
+                masters.went_silent(master, now);
             }
-            if leader.is_some() && from_list {
+            // A standby knows better than the list.
+            if let Some(leader) = lost.leader().filter(|leader| leader != master)
+                && masters.was_named(leader, now)
+                && !was_named
+            {
                 continue;
             }
             let wait = backoff.next_wait();

@@ -64,8 +64,12 @@ impl Cluster {
     /// Starts the master of this number.
     pub fn master(&self, number: u16) -> Hand {
         let (address, page) = (self.address(number), format!("127.0.0.1:{}", self.page_port(number)));
-        let line =
-            ["master", "--no-pipeline", "--bind", &address, "--http-bind", &page, "--state", &self.state];
+        let mut line =
+            vec!["master", "--no-pipeline", "--bind", &address, "--http-bind", &page, "--state", &self.state];
+        if self.state.starts_with("etcd:") {
+            // However slow the machine, the workers find the next leader before it takes them for dead.
+            line.extend(["--lease", "15s"]);
+        }
         self.start_line(&format!("master-{number}"), &line)
     }
 

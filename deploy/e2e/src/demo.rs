@@ -237,7 +237,11 @@ pub struct Hand {
 }
 
 impl Hand {
-    pub(crate) fn start(line: &[String], log: &Path) -> Self {
+    /// Starts a command line, its output appended to the file `log`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(line: &[String], log: &Path) -> Self {
         let output = File::options().create(true).append(true).open(log).expect("log");
         let process = Command::new(&line[0])
             .args(&line[1..])

@@ -1,16 +1,20 @@
 //! End-to-end tests: real processes on a real Kafka and a real S3 server, killed and frozen on the way.
 
+mod certificates;
 mod cluster;
 mod demo;
 mod etcd;
+mod network;
 mod parts;
 mod receiver;
 mod s3proxy;
 mod topics;
 
+pub use certificates::{Authority, Certified};
 pub use cluster::Cluster;
 pub use demo::{Demo, Hand, command_line, cursor, signal};
 pub use etcd::Etcd;
+pub use network::{Cut, Network, NetworkHost, in_own_network};
 pub use parts::{BUCKET, Parts};
 pub use receiver::{Receiver, Span};
 pub use topics::{TopicRecord, make_topics, produce, read_committed};

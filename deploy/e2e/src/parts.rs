@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use millrace_local::s3::LOGIN;
-use millrace_local::{Part, PortBlock, PortUse, etcd, kafka, s3};
+use millrace_local::{Host, Part, PortBlock, PortUse, etcd, kafka, s3};
 use millrace_types::LakeTarget;
 use tempfile::TempDir;
 
@@ -40,12 +40,14 @@ impl Parts {
         let kafka_settings = kafka::Settings {
             folder: folder.path().join("kafka"),
             log: folder.path().join("kafka.log"),
+            host: Host::default(),
             port: port(0),
             controller_port: port(1),
         };
         let s3_settings = s3::Settings {
             folder: folder.path().join("s3"),
             log: folder.path().join("s3.log"),
+            host: Host::default(),
             port: port(2),
             inner_ports: port(3),
             bucket: BUCKET.to_owned(),

@@ -1,11 +1,13 @@
 //! Apache Kafka as one KRaft node (broker and controller in one process), small enough for a laptop.
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use tracing::debug;
 
 use crate::get::{self, KafkaFiles, LOG4J};
+use crate::host::Host;
 use crate::part::{Part, PartError};
 use crate::ports::PortUse;
 use crate::probe::Probe;
@@ -17,13 +19,19 @@ pub struct Settings {
     /// Takes data, configuration; made if absent.
     pub folder: PathBuf,
     pub log: PathBuf,
+    /// Where it listens and what it advertises.
+    pub host: Host,
     pub port: PortUse,
     pub controller_port: PortUse,
 }
 
 impl Settings {
     pub fn bootstrap_servers(&self) -> String {
-        format!("127.0.0.1:{}", self.port.port)
+        self.address().to_string()
+    }
+
+    fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.host.address, self.port.port)
     }
 }
 
@@ -52,8 +60,11 @@ pub async fn prepare(settings: &Settings) -> Result<Part, PartError> {
         .argument(format!("-Dlog4j2.configurationFile={}", logging.display()))
         .arguments(["-cp", &files.classpath, "kafka.Kafka"])
         .argument(&configuration);
-    let probe = Probe::Kafka { port: settings.port.port };
-    Ok(Part::new(program, vec![settings.port, settings.controller_port], probe))
+    let probe = Probe::Kafka { address: settings.address() };
+    // What is free here says nothing of another network.
+    let is_here = settings.host.namespace.is_none();
+    let ports = if is_here { vec![settings.port, settings.controller_port] } else { Vec::new() };
+    Ok(Part::new(program.on(&settings.host), ports, probe))
 }
 
 fn data(folder: &Path) -> PathBuf {
@@ -102,14 +113,15 @@ fn properties(settings: &Settings) -> String {
         ..
     } = settings;
     let data = data(folder);
+    let host = settings.host.address;
     format!(
         "# Written anew at each start.
 process.roles=broker,controller
 node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+controller.quorum.voters=1@{host}:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port}
 log.dirs={data}
 auto.create.topics.enable=false
 # One node: one copy of everything, and no more partitions of its own topics than it needs.

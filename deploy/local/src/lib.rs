@@ -10,11 +10,13 @@ pub mod ports;
 pub mod s3;
 
 mod get;
+mod host;
 mod part;
 mod probe;
 mod process;
 mod spawn;
 
+pub use host::Host;
 pub use part::{Part, PartError};
 pub use ports::{PortBlock, PortUse};
 pub use probe::Probe;

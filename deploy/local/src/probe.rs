@@ -1,6 +1,6 @@
 //! The request by which a part is known to be ready: a real one, as its clients make it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -19,9 +19,9 @@ pub enum Probe {
     /// Somebody listens on this port of the loopback device.
     Tcp { port: u16 },
     /// The broker answers a metadata request.
-    Kafka { port: u16 },
+    Kafka { address: SocketAddrV4 },
     /// The store lists the lake's bucket, with the login.
-    S3 { port: u16, lake: LakeTarget },
+    S3 { address: SocketAddrV4, lake: LakeTarget },
     /// `GET url` is answered with 200.
     Http { url: String },
 }
@@ -35,16 +35,16 @@ impl Probe {
         let asked = async {
             match self {
                 Self::None => Ok(()),
-                Self::Tcp { port } => connect(*port).await,
-                Self::Kafka { port } => {
+                Self::Tcp { port } => connect(SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port)).await,
+                Self::Kafka { address } => {
                     // librdkafka complains about each refused connection: ask only when somebody listens.
-                    connect(*port).await?;
-                    let servers = format!("127.0.0.1:{port}");
+                    connect(*address).await?;
+                    let servers = address.to_string();
                     let asked = kafka::partition_counts(&servers, &["__consumer_offsets"]);
                     asked.await.map(drop).map_err(|error| error.to_string())
                 }
-                Self::S3 { port, lake } => {
-                    connect(*port).await?;
+                Self::S3 { address, lake } => {
+                    connect(*address).await?;
                     list(lake).await
                 }
                 Self::Http { url } => get(url).await,
@@ -56,11 +56,8 @@ impl Probe {
     }
 }
 
-async fn connect(port: u16) -> Result<(), String> {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map(drop)
-        .map_err(|error| format!("127.0.0.1:{port}: {error}"))
+async fn connect(address: SocketAddrV4) -> Result<(), String> {
+    TcpStream::connect(address).await.map(drop).map_err(|error| format!("{address}: {error}"))
 }
 
 async fn list(target: &LakeTarget) -> Result<(), String> {

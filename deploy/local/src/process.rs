@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
+use crate::host::Host;
 use crate::spawn::spawn;
 
 /// What to run.
@@ -50,6 +51,18 @@ impl Program {
     #[must_use]
     pub fn environment(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// The same on `host`: entering another network namespace is a matter for root, or for who made it.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        if let Some(namespace) = &host.namespace {
+            let mut net = OsString::from("--net=");
+            net.push(namespace);
+            self.arguments.splice(0..0, [net, self.path.into_os_string()]);
+            self.path = "nsenter".into();
+        }
         self
     }
 

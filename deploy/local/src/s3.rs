@@ -1,5 +1,6 @@
 //! SeaweedFS's `weed mini`: an S3 server in one process, with its files in a folder.
 
+use std::net::SocketAddrV4;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -7,6 +8,7 @@ use std::{fs, io};
 use millrace_types::{LakeTarget, SecretReference};
 
 use crate::get;
+use crate::host::Host;
 use crate::part::{Part, PartError};
 use crate::ports::PortUse;
 use crate::probe::Probe;
@@ -25,6 +27,8 @@ pub struct Settings {
     /// Takes the data; made if absent.
     pub folder: PathBuf,
     pub log: PathBuf,
+    /// Where it listens.
+    pub host: Host,
     pub port: PortUse,
     /// The first of [`INNER_PORTS`] ports.
     pub inner_ports: PortUse,
@@ -34,7 +38,11 @@ pub struct Settings {
 
 impl Settings {
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port.port)
+        format!("http://{}", self.address())
+    }
+
+    fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.host.address, self.port.port)
     }
 }
 
@@ -87,7 +95,8 @@ pub async fn prepare(settings: &Settings, lake: LakeTarget) -> Result<Part, Part
     let program = Program::new("S3", weed, &settings.log)
         .argument("mini")
         .argument(format!("-dir={}", folder.display()))
-        .arguments(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
+        .argument(format!("-ip={}", settings.host.address))
+        .argument(format!("-ip.bind={}", settings.host.address))
         .argument(format!("-s3.port={}", settings.port.port))
         .arguments(services.iter().zip(&inner).map(|(service, port)| format!("-{service}={}", port.port)))
         // What nobody here uses; and nothing is reported to anybody.
@@ -97,6 +106,8 @@ pub async fn prepare(settings: &Settings, lake: LakeTarget) -> Result<Part, Part
         .environment("AWS_SECRET_ACCESS_KEY", LOGIN)
         .environment("S3_BUCKET", &settings.bucket)
         .environment("GOMEMLIMIT", MEMORY_TARGET);
-    let ports = std::iter::once(settings.port).chain(inner).collect();
-    Ok(Part::new(program, ports, Probe::S3 { port: settings.port.port, lake }))
+    // What is free here says nothing of another network.
+    let is_here = settings.host.namespace.is_none();
+    let ports = if is_here { std::iter::once(settings.port).chain(inner).collect() } else { Vec::new() };
+    Ok(Part::new(program.on(&settings.host), ports, Probe::S3 { address: settings.address(), lake }))
 }

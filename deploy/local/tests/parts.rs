@@ -1,7 +1,7 @@
 //! The real parts: started, killed, and started again on the same ports and data.
 
 use millrace_common::{kafka as topics, lake};
-use millrace_local::{PortBlock, PortUse, kafka, s3};
+use millrace_local::{Host, PortBlock, PortUse, kafka, s3};
 use millrace_types::LakeTarget;
 use object_store::ObjectStoreExt;
 
@@ -14,6 +14,7 @@ async fn a_killed_broker_comes_back_with_its_topics() {
     let settings = kafka::Settings {
         folder: folder.path().join("kafka"),
         log: folder.path().join("kafka.log"),
+        host: Host::default(),
         port: PortUse { port: ports.port(0), flag: FLAG },
         controller_port: PortUse { port: ports.port(1), flag: FLAG },
     };
@@ -40,6 +41,7 @@ async fn a_killed_s3_server_comes_back_with_its_objects() {
     let settings = s3::Settings {
         folder: folder.path().join("s3"),
         log: folder.path().join("s3.log"),
+        host: Host::default(),
         port: PortUse { port: ports.port(0), flag: FLAG },
         inner_ports: PortUse { port: ports.port(10), flag: FLAG },
         bucket: "some.bucket".to_owned(),

@@ -58,6 +58,7 @@ impl Config {
             target.secret_access_key = usual.secret_access_key;
         }
         target.endpoint = self.s3_endpoint.clone().or(target.endpoint);
+        target.region = self.s3_region.clone().or(target.region);
         target
     }
 

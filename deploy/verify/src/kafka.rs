@@ -112,6 +112,8 @@ pub(crate) struct Committed {
     pub(crate) topic_cursor: NextOffset,
     pub(crate) lake_cursor: NextOffset,
     pub(crate) window: WindowBounds,
+    /// How many flushes to the lake were committed.
+    pub(crate) flushes: u64,
     /// The record beside the committed offset can't be read.
     pub(crate) is_damaged: bool,
 }
@@ -122,13 +124,14 @@ impl Committed {
             topic_cursor: NextOffset(offset),
             lake_cursor: NextOffset(offset),
             window: WindowBounds { size: 0, floor: NextOffset(offset) },
-            is_damaged: !metadata.is_empty(),
+            flushes: 0,
+            // Also one without any: somebody moved the group.
+            is_damaged: true,
         };
         match CommittedRecord::parse(offset, metadata.as_bytes()) {
-            Ok(CommittedRecord { topic_cursor, lake_cursor, window, .. }) => {
-                Self { topic_cursor, lake_cursor, window, is_damaged: false }
+            Ok(CommittedRecord { topic_cursor, lake_cursor, window, sequence, .. }) => {
+                Self { topic_cursor, lake_cursor, window, flushes: sequence, is_damaged: false }
             }
-            // A committed offset without a record is somebody else's way to move a slot.
             Err(_) => bare,
         }
     }

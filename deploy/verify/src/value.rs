@@ -1,6 +1,9 @@
 //! Enriched values, taken apart into the client's bytes and the member that was added. Pure.
 
+use std::collections::BTreeMap;
+
 use millrace_common::event::RESERVED_MEMBER;
+use serde::de::IgnoredAny;
 
 use crate::account::{Fingerprint, Made};
 
@@ -49,7 +52,15 @@ fn split(value: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     // Within the member's own texts the mark's quotation marks would be escaped.
     let at = (0..value.len()).rev().find(is_mark)?;
-    value.ends_with(b"}}").then(|| value.split_at(at))
+    let (client, member) = value.split_at(at);
+    is_one_object(member.strip_prefix(b",")?).then_some((client, member))
+}
+
+/// Whether `member`, a name and its value up to the event's own closing brace, is a single one, and its value an object.
+fn is_one_object(member: &[u8]) -> bool {
+    let alone = [b"{", member].concat();
+    let parsed = serde_json::from_slice::<BTreeMap<String, BTreeMap<String, IgnoredAny>>>(&alone);
+    parsed.is_ok_and(|members| members.len() == 1)
 }
 
 /// An enriched event as the client sent it; `None` if nothing was added to it.
@@ -92,6 +103,10 @@ mod tests {
                 wanted,
                 "two members"
             );
+            let behind = br#"{"a": 1, "b":2,"millrace":{"os":"x"},"c":{"d":1}}"#;
+            assert_ne!(content(key, behind), wanted, "a member behind it");
+            let broken = br#"{"a": 1, "b":2,"millrace":{"os":"x}}"#;
+            assert_ne!(content(key, broken), wanted, "no JSON");
             let other = values.of(key, Some(br#"{"a": 1, "b":2,"millrace":{"os":"y"}}"#));
             assert_eq!(other == values.of(key, Some(right)), !derived);
         }

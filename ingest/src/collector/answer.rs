@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -67,10 +67,11 @@ impl Answer {
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
+impl Answer {
+    /// The response; `body` makes its body of the JSON text.
+    pub(super) fn into_response(self, body: impl FnOnce(Bytes) -> Body) -> Response {
         let status = self.status();
-        let mut response = json(status, &self);
+        let mut response = json(status, &self, body);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.into());
         }
@@ -91,9 +92,13 @@ pub struct ErrorDetail {
     pub message: String,
 }
 
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(body).unwrap_or_else(|error| panic!("strings and numbers: {error}"));
-    let mut response = (status, Bytes::from(text)).into_response();
+pub(super) fn json(
+    status: StatusCode,
+    answer: &impl Serialize,
+    body: impl FnOnce(Bytes) -> Body,
+) -> Response {
+    let text = serde_json::to_vec(answer).unwrap_or_else(|error| panic!("strings and numbers: {error}"));
+    let mut response = (status, body(Bytes::from(text))).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -130,7 +135,7 @@ mod tests {
             (vec![retry(), retry()], 503),
             (vec![Verdict::NotStored], 200),
         ] {
-            let response = Answer::new(verdicts).into_response();
+            let response = Answer::new(verdicts).into_response(Body::from);
             assert_eq!(response.status().as_u16(), expected);
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), expected == 503);
         }

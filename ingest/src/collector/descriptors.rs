@@ -3,7 +3,8 @@
 use tracing::warn;
 
 /// Files, topics' connections, the listener and what else the process has open.
-const OTHERS: u64 = 256;
+/// Connections that are turned away have one for a moment, too: see `serve`.
+const OTHERS: u64 = 512;
 
 /// Raises the process's limit of open files as far as `connections` need and it is allowed; says so if that is too
 /// little.

@@ -14,6 +14,7 @@ mod decode;
 mod descriptors;
 mod drain;
 mod health;
+mod held;
 mod keys;
 mod link;
 mod media;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_common::units::format_bytes;
@@ -59,7 +60,7 @@ impl Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let error = ErrorDetail { code: self.code.into(), message: self.message };
-        let mut response = json(self.status, &ErrorBody { error });
+        let mut response = json(self.status, &ErrorBody { error }, Body::from);
         response.extensions_mut().insert(RefusalCode(self.code));
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {

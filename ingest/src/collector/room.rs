@@ -42,6 +42,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// How large it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Makes the room at least `bytes` large in all.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), NoRoom> {
         if bytes <= self.bytes {

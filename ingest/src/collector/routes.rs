@@ -36,6 +36,7 @@ use super::Config;
 use super::answer::{Answer, Verdict};
 use super::body::{Judged, Rules, judge, split};
 use super::drain::{Patience, drain};
+use super::held::held;
 use super::keys::WriteKeys;
 use super::link::Link;
 use super::media::{encoding, format};
@@ -137,18 +138,26 @@ async fn collect(State(collector): State<Arc<Collector>>, request: Request<Body>
         messaging.batch.message_count = field::Empty,
     );
     if span.is_disabled() {
-        return collector.answer(request, &span).await.into_response();
+        return respond(collector.answer(request, &span).await);
     }
     if let Some(parent) = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
         continue_trace(&span, parent);
     }
-    let response = collector.answer(request, &span).instrument(span.clone()).await.into_response();
+    let response = respond(collector.answer(request, &span).instrument(span.clone()).await);
     span.record("http.response.status_code", response.status().as_u16());
     response
 }
 
+fn respond(answered: Result<(Answer, Room), Refused>) -> Response {
+    match answered {
+        Ok((answer, room)) => answer.into_response(|text| held(text, room)),
+        Err(refused) => refused.into_response(),
+    }
+}
+
 impl Collector {
-    async fn answer(&self, request: Request<Body>, span: &Span) -> Result<Answer, Refused> {
+    /// The answer, and the room that it takes until it is written.
+    async fn answer(&self, request: Request<Body>, span: &Span) -> Result<(Answer, Room), Refused> {
         self.admit(&request)?;
         let headers = request.headers();
         let format = format(headers)?;
@@ -171,20 +180,21 @@ impl Collector {
         let events = split(&body, format, self.max_events)?;
         self.make_room(&mut room, &body, events.len())?;
         let events = judge(&events, format, self.rules)?;
+        self.make_room_for_the_answer(&mut room, &events)?;
         span.record("messaging.batch.message_count", events.len());
         let anonymized = events.iter().filter(|event| matches!(event.bytes, Cow::Owned(_))).count();
         self.metrics.anonymized.inc_by(anonymized as u64);
         let Some(producer) = producer else {
             let answer = Answer::new(vec![Verdict::NotStored; events.len()]);
             self.metrics.count(&answer, "");
-            return Ok(answer);
+            return Ok((answer, room));
         };
         let start = Instant::now();
         let delivered = producer.produce(&events, traceparent(span).as_deref()).await;
         self.metrics.produce_seconds.observe(start.elapsed().as_secs_f64());
         let answer = Answer::new(verdicts(events, &delivered));
         self.metrics.count(&answer, delivered.trouble.code());
-        Ok(answer)
+        Ok((answer, room))
     }
 
     /// Whether this client may send anything at all.
@@ -210,6 +220,17 @@ impl Collector {
     fn make_room(&self, room: &mut Room, body: &Bytes, events: usize) -> Result<(), Refused> {
         let copies = if self.rules.anonymize { 2 } else { 1 };
         room.grow_to(body.len() * copies + events * EVENT_COST).map_err(|_| Refused::busy())
+    }
+
+    /// Room for what is said of the events, as it is and as JSON, before any of them is sent on.
+    fn make_room_for_the_answer(&self, room: &mut Room, events: &[Judged<'_>]) -> Result<(), Refused> {
+        let words = |event: &Judged<'_>| match &event.key {
+            Ok(_) => 0,
+            Err(refusal) => refusal.pointer.len() + refusal.message.len(),
+        };
+        let words: usize = events.iter().map(words).sum();
+        // Each character of it may take six in JSON.
+        room.grow_to(room.bytes() + words * 7).map_err(|_| Refused::busy())
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::*;
-use crate::store::{Entries, Failure};
+use crate::store::{Entries, Failure, etcd_testing};
 use crate::testing::{PARTITIONS, link, parts, running, submitted, worker};
 
 type Messages = mpsc::Receiver<Result<MasterMessage, Status>>;
@@ -182,4 +182,53 @@ async fn a_reserved_id_outlives_the_master_until_its_pipeline_is_admitted() {
     handle.apply(submitted()).await.expect("admitted");
     assert!(!stored_epochs(folder.path()).await.contains_key("submission/clickstream"));
     assert_ne!(handle.reserve("clickstream").await.expect("anew"), reserved, "an id is used once");
+}
+
+#[tokio::test]
+async fn a_deposed_leader_ends_its_sessions_names_the_next_one_and_leads_again_after_it() {
+    let etcd = etcd_testing::Prefix::new("deposed-driver");
+    let (handle, _shutdown) = started(etcd.store("one")).await;
+    handle.apply(submitted()).await.expect("submitted");
+    let mut session = register(&handle, "worker-1").await.expect("registered");
+    let before = session.all_grants().await;
+
+    let mut two = etcd.store("two");
+    etcd.depose().await;
+    two.load().await.expect("it leads");
+    let late = handle.reserve("late").await.expect_err("it leads no more");
+    assert!(
+        matches!(&late, Refused::Unavailable(reason) if reason.contains("leadership has ended")),
+        "{late}"
+    );
+    session.cut.cancelled().await;
+    let refused = register(&handle, "worker-1").await.err().expect("it stands by");
+    assert!(
+        matches!(&refused, Refused::Standby { leader: Some(leader) } if leader.address == "two:7077"),
+        "{refused}"
+    );
+    let stored = two.load().await.expect("loaded");
+    assert!(!stored.contains_key("submission/late"), "{stored:?}");
+
+    two.resign().await;
+    let mut session = loop {
+        match register(&handle, "worker-1").await {
+            Ok(session) => break session,
+            Err(Refused::Standby { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(refused) => panic!("{refused}"),
+        }
+    };
+    assert_eq!(session.all_grants().await, before, "the stored grants stand");
+}
+
+#[tokio::test]
+async fn a_master_that_does_not_start_keeps_nobody_from_leading() {
+    let etcd = etcd_testing::Prefix::new("unreadable");
+    let mut first = etcd.store("one");
+    first.load().await.expect("it leads");
+    let unreadable = Change { key: "pipeline/x".into(), value: Some("{".into()) };
+    first.commit(vec![unreadable]).await.expect("committed");
+    first.resign().await;
+    let failure = Driver::new(parts(etcd.store("two"), &Shutdown::new())).await.expect_err("unreadable");
+    assert!(failure.to_string().contains("pipeline/x"), "{failure}");
+    etcd.store("three").load().await.expect("nobody leads");
 }

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use etcd::EtcdStore;
 pub(crate) use etcd::Membership;
+#[cfg(test)]
+pub(crate) use etcd::testing as etcd_testing;
 pub use etcd::{EtcdError, EtcdFlags, EtcdLocation, Leader};
 pub use file::FileError;
 use file::FileStore;

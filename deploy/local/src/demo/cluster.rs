@@ -10,6 +10,7 @@ use millrace_types::LakeTarget;
 use crate::demo::config::Config;
 use crate::demo::folder::Folder;
 use crate::demo::master::Master;
+use crate::host::Host;
 use crate::part::{Part, PartError};
 use crate::probe::Probe;
 use crate::process::Program;
@@ -122,6 +123,7 @@ impl Cluster {
             let settings = kafka::Settings {
                 folder: folder.join("kafka"),
                 log: folder.log("kafka"),
+                host: Host::default(),
                 port: config.ports.kafka(),
                 controller_port: config.ports.kafka_controller(),
             };
@@ -132,6 +134,7 @@ impl Cluster {
             let settings = s3::Settings {
                 folder: folder.join("s3"),
                 log: folder.log("s3"),
+                host: Host::default(),
                 port: config.ports.s3(),
                 inner_ports: config.ports.s3_inner(),
                 bucket: bucket.to_owned(),

@@ -162,8 +162,10 @@ pub(crate) async fn account(
     account.unplaced = lake.unplaced;
     findings.merge(found);
     let ranges = chain::check(&place, &lake.files, now.lake, &mut findings);
+    // The topic may have moved on since the cursors were read first, and the slot with it.
+    let slower_now = committed_now.as_ref().map(|committed| slower(committed, scope));
     if let Some(slower) = task.slower_cursor(scope) {
-        if slower.0 < task.low {
+        if slower_now.unwrap_or(slower).0 < task.low {
             findings.add(FindingKind::Lost, || format!("{place} {slower} to {}", task.low));
         }
         if slower.0 > task.end {
@@ -198,8 +200,7 @@ impl SlotTask {
     }
 
     fn slower_cursor(&self, scope: &Scope<'_>) -> Option<NextOffset> {
-        let slower = if scope.lake.is_some() { Sink::Lake } else { Sink::Topic };
-        self.cursor_of(slower)
+        self.committed.as_ref().map(|committed| slower(committed, scope))
     }
 
     fn keys_of(&self) -> Range<i64> {
@@ -230,6 +231,11 @@ impl SlotTask {
     }
 }
 
+/// The lake's cursor, which never is ahead of the topic's; the topic's without lake.
+fn slower(committed: &Committed, scope: &Scope<'_>) -> NextOffset {
+    if scope.lake.is_some() { committed.lake_cursor } else { committed.topic_cursor }
+}
+
 /// What is gone from the raw topic and lies between the files' ranges is proven by nothing.
 fn note_gaps(
     task: &SlotTask,
@@ -241,6 +247,12 @@ fn note_gaps(
 ) {
     let below = |offset: i64| quarantined.partition_point(|known| *known < offset.min(task.low));
     let gone_until = task.low.min(task.cursor_of(Sink::Lake).unwrap_or_default().0);
+    let flushes = task.committed.map_or(0, |committed| committed.flushes);
+    if ranges.is_empty() && flushes > 0 && gone_until > 0 {
+        notes.push(format!(
+            "{place} up to {gone_until}: gone from the raw topic, and no file is left of {flushes} flushes; nothing proves these offsets"
+        ));
+    }
     for gap in chain::gaps_below(ranges, gone_until) {
         let set_aside = below(gap.end) - below(gap.start);
         let unproven = gap.end.abs_diff(gap.start) - set_aside as u64;

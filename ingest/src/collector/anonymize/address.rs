@@ -14,17 +14,20 @@ const GROUPS: usize = 8;
 pub(super) fn zeroed(text: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut at = 0;
+    // Of the address before.
+    let mut ended = 0;
     while at < text.len() {
-        // An address begins where a run of its letters does, or after a separator within the run.
-        let begins = at == 0 || !text[at - 1].is_ascii_hexdigit();
+        // An address begins where a run of its letters does, after a separator within the run, or where one has ended:
+        // without that one's last part it would begin a run.
+        let begins = at == ended || !text[at - 1].is_ascii_hexdigit();
         if begins && let Some((end, address)) = version_6(text, at) {
             change_6(text, at, end, address, &mut changes);
-            at = end;
-        } else if (at == 0 || !text[at - 1].is_ascii_digit())
+            (at, ended) = (end, end);
+        } else if (at == ended || !text[at - 1].is_ascii_digit())
             && let Some((last_octet, end)) = version_4(text, at)
         {
             change_4(text, last_octet, end, &mut changes);
-            at = end;
+            (at, ended) = (end, end);
         } else {
             at += 1;
         }

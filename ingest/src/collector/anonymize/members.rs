@@ -44,6 +44,10 @@ pub(super) fn zeroed_members(json: &[u8]) -> Vec<Change> {
                     Some(level) => {
                         level.key_is_next = false;
                         level.member_is_address = is_name(&Content::of(json, at + 1, end - 1).bytes);
+                        // In an address's member a key may be one, too.
+                        if level.is_address {
+                            zero_string(json, at + 1, end - 1, &mut changes);
+                        }
                     }
                     None if is_address => zero_string(json, at + 1, end - 1, &mut changes),
                     None => {}

@@ -22,14 +22,30 @@ struct Change {
     with: String,
 }
 
+/// How often what is left of an address is looked at together with what stands behind it.
+const LOOKS: usize = 8;
+
 /// `event` with its addresses zeroed: the last octet of an IPv4 address, the last 80 bits of an IPv6 one.
 pub(super) fn anonymize(event: &[u8]) -> Cow<'_, [u8]> {
     let is_object = event.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
         && serde_json::from_slice::<&RawValue>(event).is_ok();
-    let changes = if is_object { zeroed_members(event) } else { zeroed(event) };
-    if changes.is_empty() {
-        return Cow::Borrowed(event);
+    let mut event = Cow::Borrowed(event);
+    for _ in 0..LOOKS {
+        let changes = if is_object { zeroed_members(&event) } else { zeroed(&event) };
+        // Then the two may read as another address: `::0.0.0.1a` becomes `::a`.
+        let goes_on = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.' | b'\\');
+        let is_glued = changes.iter().any(|change| event.get(change.end).is_some_and(goes_on));
+        if !changes.is_empty() {
+            event = Cow::Owned(changed(&event, changes));
+        }
+        if !is_glued {
+            break;
+        }
     }
+    event
+}
+
+fn changed(event: &[u8], changes: Vec<Change>) -> Vec<u8> {
     let mut changed = Vec::with_capacity(event.len());
     let mut done = 0;
     for change in changes {
@@ -38,7 +54,7 @@ pub(super) fn anonymize(event: &[u8]) -> Cow<'_, [u8]> {
         done = change.end;
     }
     changed.extend_from_slice(&event[done..]);
-    Cow::Owned(changed)
+    changed
 }
 
 #[cfg(test)]
@@ -96,7 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn both_of_two_members_with_one_name_are_zeroed() {
+    fn both_of_two_members_with_one_name_are_zeroed_and_keys_that_are_addresses() {
+        let counted = r#"{"ips":{"203.0.113.9":"x"},"other":{"203.0.113.9":"x"}}"#;
+        assert_eq!(text(counted), counted.replacen("113.9", "113.0", 1));
         assert_eq!(text(r#"{"ip":"1.2.3.4","ip":"5.6.7.8"}"#), r#"{"ip":"1.2.3.0","ip":"5.6.7.0"}"#);
     }
 
@@ -106,6 +124,12 @@ mod tests {
         assert_eq!(text("from 2001:db8:1:2::3 to 10.9.8.7."), "from 2001:db8:1:: to 10.9.8.0.");
         assert_eq!(text("[\"1.2.3.4\"]"), "[\"1.2.3.0\"]");
         assert_eq!(&*anonymize(b"\xff 1.2.3.4 \xfe"), b"\xff 1.2.3.0 \xfe");
+    }
+
+    #[test]
+    fn what_is_left_of_an_address_is_none_with_what_stands_behind_it() {
+        assert_eq!(text("::a::a."), "::::.");
+        assert_eq!(text("::0.0.0.1a"), "::");
     }
 
     #[test]

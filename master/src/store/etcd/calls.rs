@@ -73,8 +73,8 @@ fn judge(error: Error, endpoints: String, what: &'static str) -> EtcdError {
             | Code::PermissionDenied
             | Code::NotFound
             | Code::Unimplemented
-            | Code::FailedPrecondition
-            | Code::OutOfRange => EtcdError::Refused { endpoints, what, reason },
+            | Code::FailedPrecondition => EtcdError::Refused { endpoints, what, reason },
+            // Among them OutOfRange: the revision that was being read page by page has just been compacted.
             _ => EtcdError::Away { endpoints, what, reason },
         },
         Error::LeaseKeepAliveError(_) | Error::InvalidArgs(_) | Error::InvalidUri(_) => {

@@ -35,7 +35,7 @@ pub use location::{EtcdFlags, EtcdLocation};
 const FORMAT: u32 = 1;
 /// Changes in one transaction: etcd takes 128 operations, of which the protocol needs some.
 const MOST_CHANGES: usize = 124;
-/// Bytes of keys and values in one transaction: etcd takes 1.5 MiB.
+/// Bytes of changes in one transaction, as JSON: etcd takes 1.5 MiB.
 const MOST_BYTES: usize = 1 << 20;
 /// Keys read at a time.
 const PAGE: i64 = 64;
@@ -430,15 +430,17 @@ fn pieces(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let mut pieces: Vec<Vec<Change>> = Vec::new();
     let mut bytes = 0;
     for (key, value) in by_key {
-        let size = key.len() + value.as_ref().map_or(0, String::len);
+        let change = Change { key, value };
+        // A staged piece is JSON of JSON: quotes and line breaks take more there than in the entry.
+        let size = json(&change).len() + 1;
         match pieces.last_mut() {
             Some(piece) if piece.len() < MOST_CHANGES && bytes + size <= MOST_BYTES => {
                 bytes += size;
-                piece.push(Change { key, value });
+                piece.push(change);
             }
             _ => {
                 bytes = size;
-                pieces.push(vec![Change { key, value }]);
+                pieces.push(vec![change]);
             }
         }
     }

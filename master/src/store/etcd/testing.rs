@@ -58,6 +58,12 @@ impl Prefix {
         EtcdStore::new(self.location.clone(), EtcdFlags::default(), member, self.shutdown.clone())
     }
 
+    /// Ends the leadership behind the leader's back.
+    pub(crate) async fn depose(&self) {
+        let key = format!("{}/leader", self.location.prefix);
+        self.client().await.delete(key, None).await.expect("deleted");
+    }
+
     pub(super) async fn client(&self) -> Client {
         Client::connect(&self.location.endpoints, None).await.expect("etcd")
     }

@@ -165,4 +165,21 @@ fn pieces_fit_in_a_transaction_and_keep_the_last_value() {
     let large: Vec<Change> =
         (0..10).map(|number| put(&format!("{number}"), &"x".repeat(MOST_BYTES / 2))).collect();
     assert!(super::pieces(large).len() >= 5);
+    // What JSON writes as two bytes takes two in a staged piece.
+    let quoted: Vec<Change> =
+        (0..40).map(|number| put(&format!("{number}"), &"\"\n".repeat(MOST_BYTES / 64))).collect();
+    assert!(super::pieces(quoted).iter().all(|piece| json(piece).len() <= MOST_BYTES + 2));
+}
+
+#[tokio::test]
+async fn a_large_commit_of_texts_that_grow_in_json_is_taken() {
+    let etcd = Prefix::new("quotes");
+    let mut store = etcd.etcd_store("one");
+    store.load().await.expect("it leads");
+    let text = "\"\\\"".repeat(15_000);
+    let changes: Vec<Change> = (0..60).map(|number| put(&format!("{number:02}"), &text)).collect();
+    store.commit(changes).await.expect("committed");
+    let loaded = store.load().await.expect("loaded");
+    assert_eq!(loaded.len(), 60);
+    assert!(loaded.values().all(|value| *value == text));
 }
