@@ -10,7 +10,7 @@ use crate::backlog::{Backlog, Dirty};
 use crate::history::{History, MoveReason};
 use crate::index::Waiting;
 use crate::load::LEAST_LOAD;
-use crate::plan::Queues;
+use crate::plan::{Moved, Queues};
 use crate::record::{
     CompletedRecord, MAX_STEP_BYTES, MAX_WRITES, PipelineRecord, RECORD_VERSION, Record, RecordBody,
     RecordKey, RestoreError, SlotGroup,
@@ -45,8 +45,8 @@ pub struct Coordinator {
     pub(crate) given_up: BTreeSet<PipelineId>,
     /// Where slots keep failing, and until when they stay away.
     pub(crate) avoiding: BTreeMap<SlotId, (WorkerId, Millis)>,
-    /// When slots moved that may be resting.
-    pub(crate) moved: BTreeMap<SlotId, Millis>,
+    /// Slots that moved a while ago.
+    pub(crate) moved: BTreeMap<SlotId, Moved>,
     /// Moves that were decided and wait for their turn.
     pub(crate) planned: Queues,
     /// The same, of draining workers.

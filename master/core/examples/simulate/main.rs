@@ -12,6 +12,7 @@ mod plan;
 mod rest;
 mod rules;
 mod run;
+mod settled;
 mod shrink;
 mod slot;
 mod store;

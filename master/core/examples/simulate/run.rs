@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::flaws::Flaw;
 use crate::plan::Plan;
 use crate::rules::Violation;
+use crate::settled::{self, Settled, settle};
 use crate::shrink::shrink;
 use crate::tally::Tally;
 use crate::world::run;
@@ -21,6 +22,7 @@ Simulated clusters around the scheduler, by seed.
   --seed S      this one alone: its plan, its story, and what it comes to
   --failures N  stop after so many seeds that fail (1)
   --flaw NAME   with this flaw switched on, to see that it is found
+  --settled N   instead: so many clusters that only have their loads, for three hours each
 ";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +33,13 @@ pub(crate) struct Arguments {
     pub(crate) failures: usize,
     pub(crate) single: Option<u64>,
     pub(crate) flaw: Option<Flaw>,
+    pub(crate) settled: Option<u64>,
 }
 
 impl Arguments {
     pub(crate) fn parse(given: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut arguments =
-            Self { seeds: 10_000, from: 0, threads: 1, failures: 1, single: None, flaw: None };
+            Self { seeds: 10_000, from: 0, threads: 1, failures: 1, single: None, flaw: None, settled: None };
         let mut given = given.into_iter();
         while let Some(key) = given.next() {
             let value = given.next().ok_or_else(|| format!("{key}: expected a value after it"))?;
@@ -47,6 +50,7 @@ impl Arguments {
                 "--from" => arguments.from = number()?,
                 "--threads" => arguments.threads = number()?.max(1),
                 "--failures" => arguments.failures = usize::try_from(number()?.max(1)).unwrap_or(usize::MAX),
+                "--settled" => arguments.settled = Some(number()?),
                 "--seed" => arguments.single = Some(number()?),
                 "--flaw" => {
                     let names = || Flaw::ALL.map(|flaw| format!("{flaw:?}")).join(", ");
@@ -93,10 +97,30 @@ pub(crate) fn main() -> ExitCode {
     };
     // A panic in the core is a violation: it is told as one.
     std::panic::set_hook(Box::new(|_| {}));
-    match arguments.single {
-        Some(seed) => tell_one(seed, arguments.flaw),
-        None => run_many(&arguments),
+    match (arguments.single, arguments.settled) {
+        (None, Some(clusters)) => settle_many(&arguments, clusters),
+        (Some(seed), None) => tell_one(seed, arguments.flaw),
+        _ => run_many(&arguments),
     }
+}
+
+fn settle_many(arguments: &Arguments, clusters: u64) -> ExitCode {
+    let mut total = settled::Tally::default();
+    for seed in arguments.from..arguments.from + clusters {
+        let plan = Settled::of(seed);
+        let outcome = settle(&plan, &settled::settings(arguments.flaw));
+        total.add(&plan, &outcome);
+        if clusters == 1 || outcome.wrong.is_some() {
+            println!("{plan}");
+            outcome.moved.iter().for_each(|moved| println!("{moved}"));
+        }
+        if let Some(wrong) = outcome.wrong {
+            println!("{}", settled::tell(seed, &wrong));
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("{total}");
+    ExitCode::SUCCESS
 }
 
 fn tell_one(seed: u64, flaw: Option<Flaw>) -> ExitCode {

@@ -6,6 +6,7 @@ use crate::flaws::Flaw;
 use crate::plan::Plan;
 use crate::rules::{Rule, Violation};
 use crate::run::{Arguments, replay_line, tell};
+use crate::settled::{self, Noise, Settled, settle};
 use crate::shrink::shrink;
 use crate::tally::{KINDS, Tally};
 use crate::world::run;
@@ -107,6 +108,31 @@ fn a_failure_is_told_small_and_can_be_seen_again() {
     let words = line.split(" -- ").nth(1).map(|words| words.split(' ').map(str::to_owned));
     let arguments = Arguments::parse(words.into_iter().flatten());
     assert_eq!(arguments.map(|given| (given.single, given.flaw)), Ok((Some(plan.seed), flaw)));
+}
+
+#[test]
+fn settled_clusters_stop_moving_and_are_shared_out_well() {
+    let mut total = settled::Tally::default();
+    for seed in 0..900 {
+        let plan = Settled::of(seed);
+        let outcome = settle(&plan, &settled::settings(None));
+        total.add(&plan, &outcome);
+        if let Some(wrong) = outcome.wrong {
+            panic!("{plan}\n{}", settled::tell(seed, &wrong));
+        }
+    }
+    println!("{total}");
+    for noise in [Noise::None, Noise::Quick, Noise::Slow] {
+        let (clusters, moves) = total.of(noise);
+        assert!(clusters > 100 && moves > clusters, "{noise:?}: {moves} moves of {clusters} clusters");
+    }
+}
+
+#[test]
+fn a_scheduler_that_never_rests_is_found() {
+    let settings = settled::settings(Some(Flaw::NoRest));
+    let wrong = (0..50).find_map(|seed| settle(&Settled::of(seed), &settings).wrong);
+    assert!(wrong.is_some_and(|wrong| wrong.contains(" may be")));
 }
 
 #[test]
