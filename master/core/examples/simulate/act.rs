@@ -21,6 +21,8 @@ impl World<'_> {
             | Action::StopWorker { worker }
             | Action::FreezeWorker { worker, .. }
             | Action::DropSession { worker }
+            | Action::SecondProcess { worker, .. }
+            | Action::ClaimSlots { worker }
             | Action::FailSlots { worker, .. }
             | Action::SlowWorker { worker, .. }
                 if self.plan.workers[worker].is_none() => {}
@@ -43,6 +45,10 @@ impl World<'_> {
                     self.lose_session(worker, session.number);
                 }
             }
+            Action::SecondProcess { worker, claims, cores } => {
+                self.start_second_process(worker, claims, cores);
+            }
+            Action::ClaimSlots { worker } => self.claim_slots(worker),
             Action::FailSlots { worker, halts, span } => {
                 self.workers[worker].fails_until = now + span;
                 self.workers[worker].halts = halts;

@@ -120,8 +120,9 @@ impl World<'_> {
                 self.tally.count("stale sessions refused");
                 self.end_session(number, session);
             }
-            Rejection::IdTaken { .. }
-            | Rejection::PipelineExists { .. }
+            Rejection::IdTaken { .. } => self.tally.count("ids refused to second processes"),
+            Rejection::Offer { .. } => self.tally.count("offers of nothing refused"),
+            Rejection::PipelineExists { .. }
             | Rejection::PipelineOver { .. }
             | Rejection::AlreadyPaused { .. }
             | Rejection::NothingToResume { .. }

@@ -3,6 +3,7 @@
 
 mod act;
 mod chance;
+mod claims;
 mod direct;
 mod flaws;
 mod kafka;

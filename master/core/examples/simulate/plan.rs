@@ -74,6 +74,17 @@ pub(crate) enum Action {
     DropSession {
         worker: usize,
     },
+    /// Another process registers under its id, says that it runs nothing, or slots that are not its own, and is not heard
+    /// of again. Without cores it must be refused.
+    SecondProcess {
+        worker: usize,
+        claims: bool,
+        cores: bool,
+    },
+    /// It says that it runs slots that are not its own, at epochs that were granted to others or to nobody.
+    ClaimSlots {
+        worker: usize,
+    },
     /// What it opens fails, or halts.
     FailSlots {
         worker: usize,
@@ -329,6 +340,8 @@ impl Plan {
             35 => Action::Drain { worker },
             36 | 37 => Action::Recommission { worker },
             38 => Action::Rebalance,
+            41 => Action::SecondProcess { worker, claims: chance.percent(50), cores: chance.percent(70) },
+            42 => Action::ClaimSlots { worker },
             _ => {
                 let (one_in, percent) = if self.even {
                     (1, 100)
@@ -341,7 +354,7 @@ impl Plan {
     }
 }
 
-const KINDS: u64 = 41;
+const KINDS: u64 = 43;
 
 fn settings(chance: &mut Chance) -> Settings {
     let heartbeat = chance.pick(&[250, 500, 500, 1_000]);

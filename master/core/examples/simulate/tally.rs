@@ -5,9 +5,10 @@ use std::fmt;
 
 /// What can happen. A full run has each of them.
 #[cfg(test)]
-pub(crate) const KINDS: [&str; 42] = [
+pub(crate) const KINDS: [&str; 46] = [
     "another leader after a loss",
     "campaigns lost",
+    "claims of others' slots",
     "clock steps back",
     "clock steps forward",
     "commits delayed past their owner",
@@ -22,6 +23,8 @@ pub(crate) const KINDS: [&str; 42] = [
     "grants",
     "halts",
     "heartbeats",
+    "ids refused to second processes",
+    "offers of nothing refused",
     "joins",
     "loads changed",
     "master crashes",
@@ -41,6 +44,7 @@ pub(crate) const KINDS: [&str; 42] = [
     "processes told to end",
     "questions for all reports",
     "rebalances asked for",
+    "second processes",
     "slots failed",
     "stale sessions refused",
     "store lost",

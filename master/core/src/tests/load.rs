@@ -195,7 +195,7 @@ fn slots_that_are_hot_in_turn_move_less_and_less() {
         for turn in 0..15 {
             live(&mut cluster, 240_000, |slot, _| {
                 let hot = slot.partition % 2 == turn % 2 && slot.partition < 4;
-                let part = if hot { 1.8 } else { 1.0 };
+                let part = if hot { 6.0 } else { 1.0 };
                 (1e6 * part, 0.05 * part, 0.0)
             });
         }
