@@ -59,7 +59,7 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 pub(crate) struct Leading {
     pub(crate) term: u64,
-    sequence: u64,
+    revision: u64,
     pub(crate) core: Coordinator,
     pub(crate) watch: Watch,
     inbox: VecDeque<Incoming>,
@@ -70,8 +70,14 @@ pub(crate) struct Leading {
 
 #[derive(Debug)]
 pub(crate) enum Role {
-    Standby { leader: Option<usize> },
-    Loading { term: u64 },
+    Standby {
+        leader: Option<usize>,
+    },
+    /// `word`: of the question that it waits for an answer to.
+    Loading {
+        term: u64,
+        word: u64,
+    },
     Leading(Box<Leading>),
 }
 
@@ -128,7 +134,7 @@ impl Master {
     fn term(&self) -> Option<u64> {
         match &self.role {
             Role::Standby { .. } => None,
-            Role::Loading { term } => Some(*term),
+            Role::Loading { term, .. } => Some(*term),
             Role::Leading(leading) => Some(leading.term),
         }
     }
@@ -189,7 +195,7 @@ impl World<'_> {
     pub(crate) fn campaign(&mut self, number: usize, incarnation: u64) {
         match self.masters[number].role {
             Role::Standby { .. } => self.ask(number, Ask::Campaign),
-            Role::Loading { term } => self.ask_for_records(number, term),
+            Role::Loading { term, .. } => self.ask_for_records(number, term),
             Role::Leading(_) => {}
         }
         self.after(STANDBY, Task::Campaign { master: number, incarnation });
@@ -197,6 +203,7 @@ impl World<'_> {
 
     fn ask_for_records(&mut self, number: usize, term: u64) {
         let word = self.next_number();
+        self.masters[number].role = Role::Loading { term, word };
         self.ask(number, Ask::Load { term, word });
     }
 
@@ -223,7 +230,6 @@ impl World<'_> {
     fn recover(&mut self, number: usize, term: u64) {
         self.note(|| format!("master {number} restores"));
         self.end_sessions(number);
-        self.masters[number].role = Role::Loading { term };
         self.ask_for_records(number, term);
     }
 
@@ -233,7 +239,6 @@ impl World<'_> {
         match (&master.role, answer) {
             (Role::Standby { .. }, Answer::Leads { term, asked }) => {
                 master.alive_at = asked;
-                master.role = Role::Loading { term };
                 self.after(self.plan.lease / 4, Task::KeepAlive { master: number, incarnation, term });
                 self.ask_for_records(number, term);
             }
@@ -244,10 +249,11 @@ impl World<'_> {
                 master.alive_at = master.alive_at.max(asked);
             }
             (_, Answer::NotKept { term }) if master.term() == Some(term) => self.step_down(number, None),
-            (Role::Loading { term: mine }, Answer::Loaded { term, word, records, whole })
-                if *mine == term =>
-            {
-                self.lead(number, term, word, records, whole);
+            (
+                Role::Loading { term: mine, word: asked },
+                Answer::Loaded { term, word, revision, records, whole },
+            ) if *mine == term && *asked == word => {
+                self.lead(number, term, revision, records, whole);
             }
             (Role::Leading(leading), Answer::Written { word, written }) => {
                 if leading.pending.as_ref().is_none_or(|pending| pending.word != word) {
@@ -268,7 +274,7 @@ impl World<'_> {
         &mut self,
         number: usize,
         term: u64,
-        word: u64,
+        revision: u64,
         mut records: Vec<millrace_master_core::Record>,
         whole: bool,
     ) {
@@ -295,7 +301,7 @@ impl World<'_> {
         self.leaders += 1;
         self.masters[number].role = Role::Leading(Box::new(Leading {
             term,
-            sequence: word,
+            revision,
             core,
             watch,
             inbox: VecDeque::new(),
@@ -466,7 +472,7 @@ impl World<'_> {
         let incarnation = master.incarnation;
         let Role::Leading(leading) = &master.role else { return };
         let Some(pending) = &leading.pending else { return };
-        let (term, after, word) = (leading.term, leading.sequence, pending.word);
+        let (term, after, word) = (leading.term, leading.revision, pending.word);
         let (writes, whole) = (pending.step.writes.clone(), pending.writes_whole);
         self.ask(number, Ask::Write { term, after, word, writes, whole });
         self.after(CALL, Task::WriteBy { master: number, incarnation, word });
@@ -485,8 +491,8 @@ impl World<'_> {
 
     fn written(&mut self, number: usize) {
         let Role::Leading(leading) = &mut self.masters[number].role else { return };
-        let Some(Pending { word, step, asker, .. }) = leading.pending.take() else { return };
-        leading.sequence = word;
+        let Some(Pending { step, asker, .. }) = leading.pending.take() else { return };
+        leading.revision += 1;
         self.carry_out(number, step, asker);
         self.serve(number);
     }

@@ -77,7 +77,7 @@ pub(crate) enum Ask {
         term: u64,
         word: u64,
     },
-    /// `after`: the word of the write before.
+    /// `after`: the revision of the write or fence before.
     Write {
         term: u64,
         after: u64,
@@ -93,7 +93,7 @@ pub(crate) enum Answer {
     Follows { leader: usize },
     Kept { term: u64, asked: u64 },
     NotKept { term: u64 },
-    Loaded { term: u64, word: u64, records: Vec<Record>, whole: bool },
+    Loaded { term: u64, word: u64, revision: u64, records: Vec<Record>, whole: bool },
     Written { word: u64, written: Written },
 }
 

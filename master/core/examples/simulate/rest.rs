@@ -77,17 +77,20 @@ impl World<'_> {
                 why => self.breaks(Rule::ComesToRest, why.unwrap_or_default()),
             },
             Stage::Rested { until } if now < until => self.stage = Stage::Rested { until },
-            Stage::Rested { .. } => match self.unrest() {
-                None => {
-                    self.fresh.clear();
-                    // Where figures waver it is looked at for longer.
-                    let span = if self.plan.even { span } else { 3 * span };
-                    self.stage = Stage::Quiet { until: now + span, owners: self.owners() };
+            // Places pass from pipeline to pipeline one after the other: that comes to its end first.
+            Stage::Rested { .. } => {
+                match self.unrest().or_else(|| self.uneven().filter(|_| self.plan.even)) {
+                    None => {
+                        self.fresh.clear();
+                        // Where figures waver it is looked at for longer.
+                        let span = if self.plan.even { span } else { 3 * span };
+                        self.stage = Stage::Quiet { until: now + span, owners: self.owners() };
+                    }
+                    // The load was evened out just now.
+                    Some(_) if now < self.plan.storm + 3 * BOUND => self.stage = Stage::Rested { until: now },
+                    Some(why) => self.breaks(Rule::ComesToRest, why),
                 }
-                // The load was evened out just now.
-                Some(_) if now < self.plan.storm + 2 * BOUND => self.stage = Stage::Rested { until: now },
-                Some(why) => self.breaks(Rule::ComesToRest, why),
-            },
+            }
             Stage::Quiet { until, owners } if now < until => self.stage = Stage::Quiet { until, owners },
             Stage::Quiet { until, owners } => match self.restless(&owners) {
                 Some(what) => self.breaks(Rule::NoFlapping, what),
@@ -391,9 +394,11 @@ impl World<'_> {
                 let what = || {
                     format!("{joiner} joins with a share of {share} of {slots}, and takes {}", theirs.len())
                 };
-                // A look at the load may send a slot that is on its way to the joiner elsewhere.
+                // A look at the load may send a slot that is on its way to the joiner elsewhere: where loads differ, or
+                // where the joiner's zone has room for more of its pipeline now.
+                let zoned = self.plan.workers.iter().flatten().any(|worker| worker.zone.is_some());
                 let redirected = |grant: &&&Fresh| {
-                    !self.plan.even
+                    (!self.plan.even || zoned)
                         && matches!(&grant.reason, Some(MoveReason::WorkerJoined { worker, .. }) if worker == joiner)
                 };
                 // Who drained and found no room does now.

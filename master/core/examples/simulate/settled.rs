@@ -249,14 +249,14 @@ impl<'a> Hours<'a> {
     /// More moves than the loads give cause for.
     fn restless(&self) -> Option<String> {
         let slots = self.owners.len();
-        let late = self.moved.iter().filter(|moved| moved.at >= SETTLED);
+        let mut late = self.moved.iter().filter(|moved| moved.at >= SETTLED);
         let most = match self.plan.noise {
             Noise::None => 0,
             Noise::Quick => 4 + slots / 4,
             Noise::Slow => 4 * slots,
         };
         if late.clone().count() > most {
-            let last = late.last().map(ToString::to_string).unwrap_or_default();
+            let last = late.next_back().map(ToString::to_string).unwrap_or_default();
             let count = self.moved.iter().filter(|moved| moved.at >= SETTLED).count();
             let hours = LOOKED_AT / MINUTE / 60;
             return Some(format!(

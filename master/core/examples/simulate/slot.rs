@@ -24,7 +24,7 @@ impl World<'_> {
                     self.give_up(number, &slot, 0);
                 }
                 Some(_) => {}
-                None => self.start_slot(number, slot, epoch, version),
+                None => self.start_slot(number, &slot, epoch, version),
             },
             Order::Revoke { slot, epoch } => match worker.runs.get_mut(&slot) {
                 Some(run) if run.epoch <= epoch => {
@@ -51,7 +51,7 @@ impl World<'_> {
         }
     }
 
-    fn start_slot(&mut self, number: usize, slot: SlotId, epoch: Epoch, version: Option<u64>) {
+    fn start_slot(&mut self, number: usize, slot: &SlotId, epoch: Epoch, version: Option<u64>) {
         let worker = &mut self.workers[number];
         let wait = worker.chance.between(5, 300);
         let run = Run {
@@ -67,7 +67,7 @@ impl World<'_> {
             next: None,
         };
         worker.runs.insert(slot.clone(), run);
-        self.set_slot_timer(number, &slot, wait);
+        self.set_slot_timer(number, slot, wait);
     }
 
     fn set_slot_timer(&mut self, number: usize, slot: &SlotId, wait: u64) {
@@ -213,7 +213,7 @@ impl World<'_> {
             StopReason::Fenced | StopReason::Revoked => {}
         }
         match run.next {
-            Some((epoch, version)) => self.start_slot(number, slot.clone(), epoch, version),
+            Some((epoch, version)) => self.start_slot(number, slot, epoch, version),
             None => self.tell_stopped(number, slot.clone(), run.epoch, reason),
         }
     }

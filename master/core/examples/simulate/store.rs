@@ -22,8 +22,10 @@ pub(crate) struct Store {
     pub(crate) records: BTreeMap<RecordKey, Record>,
     leader: Option<Leader>,
     terms: u64,
-    /// The word of the last write or fence.
-    sequence: u64,
+    /// Rises with each write and fence, and is never an earlier one again.
+    revision: u64,
+    /// The last write's.
+    word: u64,
     pub(crate) down_until: u64,
     /// The last write left nothing half done.
     pub(crate) whole: bool,
@@ -50,7 +52,8 @@ impl Store {
     /// All is gone, the leadership too; no earlier write takes effect.
     pub(crate) fn lose(&mut self) {
         self.records.clear();
-        (self.leader, self.sequence, self.whole) = (None, 0, true);
+        self.revision += 1;
+        (self.leader, self.word, self.whole) = (None, 0, true);
     }
 
     /// Leads, or is told who does. A master that comes back within its lease takes its own leadership up again.
@@ -80,11 +83,11 @@ impl Store {
     }
 
     /// From here on no earlier write of this leader takes effect; and all records.
-    pub(crate) fn load(&mut self, now: u64, term: u64, word: u64) -> Option<Vec<Record>> {
+    pub(crate) fn load(&mut self, now: u64, term: u64) -> Option<Vec<Record>> {
         if !self.leads(now, term) {
             return None;
         }
-        self.sequence = word;
+        self.revision += 1;
         Some(self.records.values().cloned().collect())
     }
 
@@ -94,14 +97,15 @@ impl Store {
             if !self.leads(now, term) {
                 return Written::Deposed;
             }
-            if self.sequence == word {
+            if self.word == word && self.revision == after + 1 {
                 return Written::DoneBefore;
             }
-            if self.sequence != after {
+            if self.revision != after {
                 return Written::Overtaken;
             }
         }
-        self.sequence = word;
+        self.revision += 1;
+        self.word = word;
         for write in writes {
             match write {
                 Write::Put(record) => drop(self.records.insert(record.key(), record.clone())),
@@ -131,8 +135,11 @@ impl World<'_> {
                 Answer::Kept { term, asked }
             }
             Ask::KeepAlive { term, .. } => Answer::NotKept { term },
-            Ask::Load { term, word } => match self.store.load(now, term, word) {
-                Some(records) => Answer::Loaded { term, word, records, whole: self.store.whole },
+            Ask::Load { term, word } => match self.store.load(now, term) {
+                Some(records) => {
+                    let (revision, whole) = (self.store.revision, self.store.whole);
+                    Answer::Loaded { term, word, revision, records, whole }
+                }
                 None => Answer::NotKept { term },
             },
             Ask::Write { term, after, word, writes, whole } => {

@@ -327,7 +327,7 @@ impl<'a> World<'a> {
                 self.lose_session(worker, session);
             }
             Task::LeaveBy { worker, incarnation } if self.is_current(worker, incarnation) => {
-                self.leave(worker)
+                self.leave(worker);
             }
             Task::Slot { worker, incarnation, slot, token } if self.is_current(worker, incarnation) => {
                 self.work(worker, &slot, token);

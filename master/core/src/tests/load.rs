@@ -193,17 +193,18 @@ fn slots_that_are_hot_in_turn_move_less_and_less() {
     for _ in 0..4 {
         let before = moves_for_load(&cluster);
         for turn in 0..15 {
-            live(&mut cluster, 240_000, |slot, _| {
-                let hot = slot.partition % 2 == turn % 2 && slot.partition < 4;
-                let part = if hot { 6.0 } else { 1.0 };
+            // Whatever one worker has is hot, then whatever the other one has.
+            live(&mut cluster, 240_000, |_, worker| {
+                let hot = (worker.as_str() == "a") == (turn % 2 == 0);
+                let part = if hot { 2.0 } else { 1.0 };
                 (1e6 * part, 0.05 * part, 0.0)
             });
         }
         of_hours.push(moves_for_load(&cluster) - before);
     }
     assert!(
-        of_hours.iter().skip(1).all(|moves| *moves <= 6),
-        "at most one of each slot an hour: {of_hours:?}"
+        of_hours.iter().skip(1).all(|moves| *moves <= 12),
+        "at most two of each slot an hour: {of_hours:?}"
     );
 }
 
