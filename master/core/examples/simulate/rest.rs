@@ -364,7 +364,9 @@ impl World<'_> {
             let cores: u64 = all.iter().map(|(cores, _, _)| cores).sum();
             let part = |cores: u64, all: u64| (left * cores).div_ceil(all.max(1));
             let Some(full) = all.iter().position(|(mine, places, _)| part(*mine, cores) > *places) else {
-                return all.iter().find(|(_, _, joins)| *joins).map_or(0, |(mine, _, _)| part(*mine, cores));
+                let joiner = all.iter().find(|(_, _, joins)| *joins);
+                // Where it is a whole number the next slot has as much beside it there as where it is: figures decide.
+                return joiner.map_or(0, |(mine, _, _)| left * mine / cores.max(1) + 1);
             };
             let (_, places, joins) = all.remove(full);
             if joins {
