@@ -86,6 +86,8 @@ impl PipelineParts {
 
     async fn make_kafka_parts(&self) -> Result<KafkaParts, String> {
         let PipelineDefinition { bootstrap_servers, invalid_topic, .. } = &*self.definition;
+        // Asked by a client of its own: a consumer that was asked for the metadata of a topic that it does not read
+        // stops fetching from its partitions at the next refresh (librdkafka 2.12).
         let counts = partition_counts(bootstrap_servers, &[invalid_topic.as_str()])
             .await
             .map_err(|error| error.to_string())?;

@@ -120,11 +120,28 @@ impl SlotProducer {
     /// `init_transactions`: from its success on, every predecessor with this transactional id is fenced and its
     /// open transaction aborted.
     pub(crate) fn fence(&self, deadline: Duration) -> Result<(), KafkaFailure> {
+        self.connect(deadline)?;
         // SAFETY: the client is valid; the error is ours.
         unsafe {
             NativeError::take(sys::rd_kafka_init_transactions(self.client.native_ptr(), millis(deadline)))
         }
         .map_err(|error| KafkaFailure::new("fencing the predecessor (init_transactions)", error))
+    }
+
+    /// Waits for a connection to any broker. Without one librdkafka looks for the transaction's coordinator again only
+    /// after half a second, however soon it is connected.
+    fn connect(&self, deadline: Duration) -> Result<(), KafkaFailure> {
+        let mut metadata = ptr::null();
+        // SAFETY: no topic of ours is made by it (a producer has none yet); what it gives is freed.
+        let code = unsafe {
+            let (native, none) = (self.client.native_ptr(), ptr::null_mut());
+            let code = sys::rd_kafka_metadata(native, 0, none, &raw mut metadata, millis(deadline));
+            if !metadata.is_null() {
+                sys::rd_kafka_metadata_destroy(metadata);
+            }
+            code
+        };
+        NativeError::from_code(code).map_err(|error| KafkaFailure::new("connecting to Kafka", error))
     }
 
     /// Runs the transaction. `Ok` means certainly committed, by requests that were each sent once.
