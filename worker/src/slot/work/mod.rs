@@ -286,7 +286,10 @@ impl<'a> Work<'a> {
                 self.pending.newest_at = Some(now);
             }
         }
-        if self.has_topic() && self.topic_due.is_none() && self.position > self.record.topic_cursor {
+        if !self.has_topic() || self.position <= self.record.topic_cursor {
+            // A due commit that has nothing to commit would be due for ever, and nothing would be read any more.
+            self.topic_due = None;
+        } else if self.topic_due.is_none() {
             let interval = Duration::from_millis(self.slot.definition.commit_interval_ms);
             self.topic_due = Some(Instant::now() + interval);
         }
