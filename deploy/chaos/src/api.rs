@@ -77,6 +77,14 @@ impl Pages {
         Some((self.get(master, "workers").await?, slots))
     }
 
+    /// What this master says of itself: ALIVE, RECOVERING or STANDBY; `None` while it does not answer.
+    pub(crate) async fn status(&self, master: usize) -> Option<String> {
+        let url = format!("{}/json/", self.urls.get(master)?);
+        let answer = self.client.get(url).send().await.ok()?;
+        let state: serde_json::Value = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
+        state["status"].as_str().map(str::to_owned)
+    }
+
     /// The pipelines, if this master leads.
     pub(crate) async fn pipelines(&self, master: usize) -> Option<Vec<Pipeline>> {
         self.get(master, "pipelines").await

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use millrace_faultproxy::{Proxy, Wire};
+use millrace_faultproxy::{Proxy, S3Proxy, Wire};
 use millrace_local::s3::{self, LOGIN};
 use millrace_local::{Host, Part, PartError, PortBlock, PortUse, Probe, Program, etcd, kafka};
 use millrace_types::LakeTarget;
@@ -54,7 +54,9 @@ mod port {
 #[derive(Debug)]
 pub(crate) struct Proxies {
     pub(crate) kafka: Proxy,
+    /// In front of `s3_server`.
     pub(crate) s3: Proxy,
+    pub(crate) s3_server: S3Proxy,
     pub(crate) etcd: Vec<Proxy>,
     pub(crate) masters: Vec<Proxy>,
 }
@@ -111,7 +113,10 @@ impl Cluster {
             inner_ports: port(port::S3_INNER),
             bucket: BUCKET.to_owned(),
         };
-        let s3_proxy = proxy(local(0), local(s3_settings.port.port), Wire::Bytes).await?;
+        let s3_server = S3Proxy::start(local(0), local(s3_settings.port.port))
+            .await
+            .map_err(Error::io("no proxy can listen on the loopback device"))?;
+        let s3_proxy = proxy(local(0), s3_server.address(), Wire::Bytes).await?;
         let (access_key_id, secret_access_key) =
             s3::keep_login(folder, LOGIN, LOGIN).map_err(Error::io("the S3 login can't be kept"))?;
         let direct = LakeTarget {
@@ -136,8 +141,13 @@ impl Cluster {
             let by_proxy = SocketAddr::from((MASTERS_BY_PROXY, port));
             master_proxies.push(proxy(by_proxy, local(port), Wire::Bytes).await?);
         }
-        let proxies =
-            Proxies { kafka: kafka_proxy, s3: s3_proxy, etcd: etcd_proxies, masters: master_proxies };
+        let proxies = Proxies {
+            kafka: kafka_proxy,
+            s3: s3_proxy,
+            s3_server,
+            etcd: etcd_proxies,
+            masters: master_proxies,
+        };
         let (kafka, s3) =
             tokio::try_join!(kafka::prepare(&kafka_settings), s3::prepare(&s3_settings, direct))?;
         let etcd = etcd::prepare(&etcd_settings).await?;
@@ -233,6 +243,12 @@ impl Cluster {
     pub(crate) fn pages(&self) -> Vec<String> {
         let page = |number| format!("http://{}", local(self.ports.port(port::MASTERS + 2 * number + 1)));
         (0..MASTERS).map(page).collect()
+    }
+
+    /// Of each member, past the proxies: its metrics.
+    pub(crate) fn etcd_metrics(&self) -> Vec<String> {
+        let metrics = |number| format!("http://{}/metrics", local(self.ports.port(port::ETCD + 2 * number)));
+        (0..MEMBERS).map(metrics).collect()
     }
 
     fn master_addresses(&self) -> String {

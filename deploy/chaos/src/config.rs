@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use millrace_common::units::{parse_bytes, parse_duration};
 
-use crate::fault::Mix;
+use crate::fault::{Fault, Mix};
 
 /// Real processes under load, faults by a seeded schedule, and a check of every acknowledged event at the end.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(
     name = "millrace-chaos",
     version,
-    after_help = "Exit status: 0 exact; 1 not exact, a fault did not bite, or the run could not be made; 2 usage."
+    after_help = faults(),
 )]
 pub struct Config {
     /// How many faults, one after the other.
@@ -58,6 +58,14 @@ pub struct Config {
     /// The program under test; by default the millrace beside this program.
     #[arg(long, value_name = "FILE")]
     pub millrace: Option<PathBuf>,
+}
+
+fn faults() -> String {
+    let faults = Fault::ALL.map(|fault| format!("  {fault:<20}{}\n", fault.describe()));
+    format!(
+        "Faults:\n{}\nExit status: 0 exact; 1 not exact, a fault did not bite, or the run could not be made; 2 usage.",
+        faults.concat()
+    )
 }
 
 fn parse_positive(text: &str) -> Result<Duration, String> {

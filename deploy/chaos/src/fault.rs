@@ -10,17 +10,101 @@ use serde::{Serialize, Serializer};
 pub enum Fault {
     WorkerKill,
     WorkerFreeze,
+    WorkerThaw,
+    WorkerDrain,
+    WorkerPartition,
+    BrokerKill,
+    BrokerFreeze,
+    KafkaCommitLost,
+    KafkaAnswerLost,
+    KafkaLateCommit,
+    KafkaLateOffsets,
+    KafkaCut,
+    KafkaCutLong,
+    KafkaReset,
+    KafkaSlow,
+    S3Kill,
+    S3SlowDown,
+    S3Applied,
+    S3Slow,
+    S3Conflict,
+    S3CopyError,
+    S3Cut,
+    MasterKill,
+    MasterFreeze,
+    EtcdKill,
+    EtcdKillAll,
+    EtcdCut,
+    EtcdAnswerLost,
+    CollectorKill,
 }
 
 impl Fault {
     /// Every fault, in the order in which they are listed.
-    pub const ALL: [Self; 2] = [Self::WorkerKill, Self::WorkerFreeze];
+    pub const ALL: [Self; 29] = [
+        Self::WorkerKill,
+        Self::WorkerFreeze,
+        Self::WorkerThaw,
+        Self::WorkerDrain,
+        Self::WorkerPartition,
+        Self::BrokerKill,
+        Self::BrokerFreeze,
+        Self::KafkaCommitLost,
+        Self::KafkaAnswerLost,
+        Self::KafkaLateCommit,
+        Self::KafkaLateOffsets,
+        Self::KafkaCut,
+        Self::KafkaCutLong,
+        Self::KafkaReset,
+        Self::KafkaSlow,
+        Self::S3Kill,
+        Self::S3SlowDown,
+        Self::S3Applied,
+        Self::S3Slow,
+        Self::S3Conflict,
+        Self::S3CopyError,
+        Self::S3Cut,
+        Self::MasterKill,
+        Self::MasterFreeze,
+        Self::EtcdKill,
+        Self::EtcdKillAll,
+        Self::EtcdCut,
+        Self::EtcdAnswerLost,
+        Self::CollectorKill,
+    ];
 
     /// As the command line has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::WorkerKill => "worker-kill",
             Self::WorkerFreeze => "worker-freeze",
+            Self::WorkerThaw => "worker-thaw",
+            Self::WorkerDrain => "worker-drain",
+            Self::WorkerPartition => "worker-partition",
+            Self::BrokerKill => "broker-kill",
+            Self::BrokerFreeze => "broker-freeze",
+            Self::KafkaCommitLost => "kafka-commit-lost",
+            Self::KafkaAnswerLost => "kafka-answer-lost",
+            Self::KafkaLateCommit => "kafka-late-commit",
+            Self::KafkaLateOffsets => "kafka-late-offsets",
+            Self::KafkaCut => "kafka-cut",
+            Self::KafkaCutLong => "kafka-cut-long",
+            Self::KafkaReset => "kafka-reset",
+            Self::KafkaSlow => "kafka-slow",
+            Self::S3Kill => "s3-kill",
+            Self::S3SlowDown => "s3-slow-down",
+            Self::S3Applied => "s3-applied",
+            Self::S3Slow => "s3-slow",
+            Self::S3Conflict => "s3-conflict",
+            Self::S3CopyError => "s3-copy-error",
+            Self::S3Cut => "s3-cut",
+            Self::MasterKill => "master-kill",
+            Self::MasterFreeze => "master-freeze",
+            Self::EtcdKill => "etcd-kill",
+            Self::EtcdKillAll => "etcd-kill-all",
+            Self::EtcdCut => "etcd-cut",
+            Self::EtcdAnswerLost => "etcd-answer-lost",
+            Self::CollectorKill => "collector-kill",
         }
     }
 
@@ -29,7 +113,48 @@ impl Fault {
         match self {
             Self::WorkerKill => "SIGKILL to a worker that runs slots",
             Self::WorkerFreeze => {
-                "SIGSTOP to a worker that runs slots, SIGCONT after others have taken them over"
+                "SIGSTOP to a worker that runs slots, SIGCONT after others have committed them"
+            }
+            Self::WorkerThaw => {
+                "SIGSTOP to a worker that runs slots, SIGCONT in the middle of their move to others"
+            }
+            Self::WorkerDrain => "SIGTERM to a worker that runs slots: it hands them over and ends",
+            Self::WorkerPartition => {
+                "a worker and the masters can't reach each other, in one direction or both"
+            }
+            Self::BrokerKill => "SIGKILL to Kafka's only broker, and a new start",
+            Self::BrokerFreeze => "SIGSTOP to Kafka's only broker for a while",
+            Self::KafkaCommitLost => "Kafka's answers to a worker's EndTxn are lost, with their connections",
+            Self::KafkaAnswerLost => {
+                "the same of another step of a transaction: Produce, AddPartitionsToTxn, AddOffsetsToTxn, TxnOffsetCommit"
+            }
+            Self::KafkaLateCommit => {
+                "a worker's connection is reset under its EndTxn, which Kafka gets later"
+            }
+            Self::KafkaLateOffsets => "the same of TxnOffsetCommit",
+            Self::KafkaCut => "nothing gets from a worker to Kafka, or from Kafka to it, or neither way",
+            Self::KafkaCutLong => "the same for longer than a transaction may last",
+            Self::KafkaReset => "all of a worker's connections to Kafka are reset",
+            Self::KafkaSlow => "all connections to Kafka are slow: a delay, or little bandwidth",
+            Self::S3Kill => "SIGKILL to the S3 server, and a new start",
+            Self::S3SlowDown => "S3 answers 503 SlowDown to everything",
+            Self::S3Applied => "S3 does what it is told, and answers 500",
+            Self::S3Slow => "S3 answers late",
+            Self::S3Conflict => "S3 answers 409, or 412, to what puts and copies",
+            Self::S3CopyError => "S3 answers 200 with an error in the body to copies",
+            Self::S3Cut => "nothing gets from a worker to S3, or from S3 to it, or neither way",
+            Self::MasterKill => "SIGKILL to the leading master, and a new start",
+            Self::MasterFreeze => "SIGSTOP to the leading master until another one leads, then SIGCONT",
+            Self::EtcdKill => "SIGKILL to the member of etcd that leads, and a new start",
+            Self::EtcdKillAll => "SIGKILL to all members of etcd until no master leads, and a new start",
+            Self::EtcdCut => {
+                "nothing gets from the leading master to etcd, or from etcd to it, until another one leads"
+            }
+            Self::EtcdAnswerLost => {
+                "etcd's answers to the leading master are lost, with their connections, while a worker is killed"
+            }
+            Self::CollectorKill => {
+                "SIGKILL to the collector, and a new start; the generator sends again what was not answered"
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::cursors::Reader;
 use crate::error::Error;
 use crate::fault::Mix;
 use crate::inject::{PATIENCE, Scene, inject};
+use crate::recovery::Sink;
 use crate::report::{Incident, Report, summarize};
 use crate::schedule::{Planned, schedule};
 use crate::timeline::{Timeline, millis};
@@ -77,11 +78,19 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
     timeline.say("begin", &format!("seed {seed}, up to {} cycles of {mix}", config.cycles));
     let mut cluster = Cluster::start(config, program, folder).await?;
     timeline.say("begin", "the cluster runs");
-    let watch = watch(config, &cluster, &timeline).await?;
+    let pages = Pages::new(cluster.pages()).map_err(|error| Error::SetUp(error.to_string()))?;
+    let watch = watch(config, &cluster, &pages, &timeline).await?;
     cluster.generator.launch().await?;
 
     let planned = schedule(seed, config.cycles, &mix);
-    let (incidents, stuck) = cycles(config, &mut cluster, &watch, &timeline, &planned, began).await;
+    let (incidents, stuck) = cycles(
+        config,
+        &mut cluster,
+        Eyes { pages: &pages, watch: &watch, timeline: &timeline },
+        &planned,
+        began,
+    )
+    .await;
     let mut wrong: Vec<String> = incidents
         .iter()
         .filter(|incident| !incident.bitten)
@@ -139,8 +148,12 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
     Ok(report)
 }
 
-async fn watch(config: &Config, cluster: &Cluster, timeline: &Timeline) -> Result<Watch, Error> {
-    let pages = Pages::new(cluster.pages()).map_err(|error| Error::SetUp(error.to_string()))?;
+async fn watch(
+    config: &Config,
+    cluster: &Cluster,
+    pages: &Pages,
+    timeline: &Timeline,
+) -> Result<Watch, Error> {
     let began = Instant::now();
     let pipeline = loop {
         let mut found = None;
@@ -165,18 +178,26 @@ async fn watch(config: &Config, cluster: &Cluster, timeline: &Timeline) -> Resul
         topic: config.commit_interval + BEYOND,
         lake: config.commit_interval + config.roll_age + BEYOND_LAKE,
     };
-    Ok(Watch::start(pages, reader, slack, timeline))
+    Ok(Watch::start(pages.clone(), reader, slack, timeline))
+}
+
+/// What the run is seen by, and told to.
+#[derive(Clone, Copy)]
+struct Eyes<'a> {
+    pages: &'a Pages,
+    watch: &'a Watch,
+    timeline: &'a Timeline,
 }
 
 /// One fault after the other. Beside what was done, why it ended early.
 async fn cycles(
     config: &Config,
     cluster: &mut Cluster,
-    watch: &Watch,
-    timeline: &Timeline,
+    eyes: Eyes<'_>,
     planned: &[Planned],
     began: Instant,
 ) -> (Vec<Incident>, Option<String>) {
+    let Eyes { pages, watch, timeline } = eyes;
     let mut incidents = Vec::new();
     for planned in planned {
         if config.duration.is_some_and(|duration| began.elapsed() > duration) {
@@ -186,7 +207,7 @@ async fn cycles(
             return (incidents, Some(format!("before cycle {}: {obstacle}", planned.cycle)));
         }
         tokio::time::sleep(planned.wait()).await;
-        let done = inject(&mut Scene { cluster, watch, timeline, planned }).await;
+        let done = inject(&mut Scene { cluster, pages, watch, timeline, planned }).await;
         let done = match done {
             Ok(done) => done,
             Err(error) => {
@@ -223,8 +244,8 @@ async fn steady(config: &Config, cluster: &Cluster, watch: &Watch) -> Result<(),
         view.leader.is_some()
             && pids.iter().all(|pid| view.is_alive(*pid))
             && Some(running) == usize::try_from(config.partitions).ok()
-            && view.is_level()
-            && view.partitions.values().all(|partition| partition.lake_is_level)
+            && view.is_level(Sink::Topic)
+            && view.is_level(Sink::Lake)
     };
     let reached = watch.until(PATIENCE, is_steady).await;
     match (cluster.ended(), reached) {

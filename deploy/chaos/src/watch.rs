@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::api::{Pages, Slot, Worker};
 use crate::cursors::{Cursors, Place, Reader};
+use crate::recovery::Sink;
 use crate::timeline::Timeline;
 
 /// Pause between two looks: with the look itself, the resolution of everything that is measured.
@@ -41,9 +42,9 @@ pub(crate) struct Partition {
     pub(crate) cursors: Option<Cursors>,
     pub(crate) end: i64,
     /// Nothing on the raw topic is older than [`Slack::topic`] and not on the enriched one.
-    pub(crate) topic_is_level: bool,
+    topic_is_level: bool,
     /// The same of the lake.
-    pub(crate) lake_is_level: bool,
+    lake_is_level: bool,
     moved_at: Instant,
     /// The longest time between two moves of the topic cursor, since this was asked to begin anew.
     longest_pause: Duration,
@@ -84,9 +85,13 @@ impl View {
         self.slots.iter().find(|slot| slot.partition == partition)
     }
 
-    /// The enriched topic is level everywhere.
-    pub(crate) fn is_level(&self) -> bool {
-        self.kafka_answers && self.partitions.values().all(|partition| partition.topic_is_level)
+    /// The sink is level everywhere.
+    pub(crate) fn is_level(&self, sink: Sink) -> bool {
+        let is_level = |partition: &Partition| match sink {
+            Sink::Topic => partition.topic_is_level,
+            Sink::Lake => partition.lake_is_level,
+        };
+        self.kafka_answers && self.partitions.values().all(is_level)
     }
 
     pub(crate) fn longest_pause(&self) -> Duration {
