@@ -3,6 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use millrace_common::address::join_host_port;
 use millrace_common::types::{Millis, SlotId, SlotPhase, WorkerId};
 use millrace_master_core as core;
 use millrace_master_core::{SlotView, WorkerView};
@@ -98,7 +99,7 @@ fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
         pid: spec.pid,
         host: spec.host.clone(),
         port: spec.port,
-        address: address(&spec.host, spec.http_port),
+        address: join_host_port(&spec.host, spec.http_port),
         state: match worker.state {
             core::WorkerState::Alive => WorkerState::Alive,
             core::WorkerState::Suspect => WorkerState::Suspect,
@@ -120,11 +121,6 @@ fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
         zone: spec.zone.clone(),
         version: spec.version.clone(),
     }
-}
-
-/// IPv6 addresses stand in brackets.
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Milliseconds since 1970 UTC as RFC 3339 has them.

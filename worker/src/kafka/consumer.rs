@@ -118,6 +118,14 @@ impl SourceConsumer {
         Ok(Some(CommittedOffset { offset: found.offset, metadata }))
     }
 
+    /// How many partitions a topic has, asked from the broker; `None` if it does not exist. Blocks up to `deadline`.
+    pub(crate) fn partition_count(&self, topic: &str, deadline: Duration) -> Result<Option<i32>, KafkaError> {
+        let metadata = self.native.0.fetch_metadata(Some(topic), deadline)?;
+        let entry = metadata.topics().iter().find(|entry| entry.name() == topic);
+        let count = entry.map_or(0, |entry| entry.partitions().len());
+        Ok(i32::try_from(count).ok().filter(|count| *count > 0))
+    }
+
     /// First offset still held and the end of a partition, asked from the broker. Blocks up to `deadline`.
     pub(crate) fn watermarks(
         &self,
