@@ -9,13 +9,13 @@ use millrace_local::Part;
 use super::master::{another_leads, leader, stands_by};
 use super::process::killed;
 use super::worker::{Victim, kill_victim, nobody, way};
-use super::{Done, PATIENCE, Scene};
+use super::{Done, PATIENCE, Scene, bites};
 use crate::error::Error;
 use crate::recovery::Sink;
 
 const DEADLINE: Duration = Duration::from_secs(1);
 /// Smaller answers of etcd's are pings and acknowledgements of them.
-const REAL_ANSWER: usize = 60;
+const REAL_ANSWER: usize = 40;
 
 /// The member that leads, other than `but`.
 async fn leading_member(scene: &Scene<'_>, but: Option<usize>) -> Result<usize, Error> {
@@ -115,6 +115,8 @@ pub(super) async fn answer_lost(scene: &mut Scene<'_>) -> Result<Done, Error> {
     let proxies = &scene.cluster.proxies.etcd;
     let active: Vec<_> = proxies.iter().map(|proxy| proxy.begin(Whom::Process(pid), lose)).collect();
     let done = kill_victim(scene, &victim).await;
+    // The leader renews its lease in any case.
+    bites(|| active.iter().map(|active| active.bites()).sum()).await;
     scene.cluster.proxies.etcd.iter().zip(&active).for_each(|(proxy, active)| proxy.end(active));
     let done = done?;
     let lost: u64 = active.iter().map(|active| active.bites()).sum();
