@@ -43,6 +43,7 @@ impl Parts {
             host: Host::default(),
             port: port(0),
             controller_port: port(1),
+            detour: None,
         };
         let s3_settings = s3::Settings {
             folder: folder.path().join("s3"),
