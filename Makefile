@@ -1,11 +1,12 @@
 # make demo    builds Millrace, gets Kafka and an S3 server, and shows the job running (ARGS="…" are its flags)
 # make test    the checks and all tests, on the same real parts
 # make chaos   faults on a real cluster under load, and a check of every acknowledged event (ARGS="…" are its flags)
+# make bench   what the processes cost, on a real Kafka and a real S3 server (ARGS="drain …" are its part and flags)
 # make check   the checks alone
 # make test-hosts  a cluster on several hosts, which are network namespaces; part of `make test` where the kernel allows them
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-hosts chaos check build-tools
+.PHONY: demo test test-hosts chaos bench check build-tools
 
 ARGS ?=
 GET := deploy/local/parts/get
@@ -48,6 +49,12 @@ chaos: build-tools
 	cargo build --release --locked -p millrace -p millrace-chaos --bins || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting; \
 	exec $(TARGET)/release/millrace-chaos $(ARGS)
+
+bench: build-tools
+	@$(call get_parts,kafka s3); \
+	cargo build --release --locked -p millrace -p millrace-bench --bins || { kill $$getting 2>/dev/null || true; exit 1; }; \
+	wait $$getting; \
+	exec $(TARGET)/release/millrace-bench $(if $(strip $(ARGS)),$(ARGS),drain)
 
 check: build-tools $(DENY)
 	cargo fmt --all --check
