@@ -43,9 +43,14 @@ impl NativeError {
         if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Ok(());
         }
+        Err(Self::of_code(code))
+    }
+
+    /// The error that a code stands for.
+    pub(crate) fn of_code(code: Code) -> Self {
         // SAFETY: librdkafka returns a static text for every code.
         let message = unsafe { text(sys::rd_kafka_err2str(code)) };
-        Err(Self { code: code.into(), message, fatal: false, retriable: false })
+        Self { code: code.into(), message, fatal: false, retriable: false }
     }
 
     /// A topic refuses a record for what it is: too large, or against the topic's settings. Repeating it is in vain.

@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt::Write as _;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use millrace_common::kafka::client_config;
 use rdkafka::client::{Client, DefaultClientContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaType;
 use rdkafka_sys as sys;
 use tracing::debug;
@@ -28,6 +29,12 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 const MOST_MESSAGE_BYTES: &str = "1000000000";
 /// What a producer may hold of a transaction under way.
 const PRODUCER_QUEUE_KILOBYTES: usize = 16 << 10;
+
+/// A batch of librdkafka's holds so much by its own settings (`batch.size`, `batch.num.messages`).
+const BATCH_BYTES: usize = 1_000_000;
+const BATCH_RECORDS: usize = 10_000;
+/// More than the headers of a usual record take, and the rest that is written beside key and value.
+const MOST_HEADER_BYTES: usize = 256;
 
 const SOURCE_TOPIC: &CStr = c"millrace-source-topic";
 const SOURCE_PARTITION: &CStr = c"millrace-source-partition";
@@ -71,6 +78,26 @@ struct Message<'a> {
     timestamp_ms: Option<i64>,
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
+}
+
+/// What was handed over since the broker had everything.
+#[derive(Default)]
+struct Batch {
+    records: usize,
+    bytes: usize,
+}
+
+/// librdkafka's handle of a topic. By name it would look the topic up for each record, behind the client's one lock.
+struct Topic<'a> {
+    native: *mut sys::rd_kafka_topic_t,
+    _client: PhantomData<&'a SlotProducer>,
+}
+
+impl Drop for Topic<'_> {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once; records under way hold references of their own.
+        unsafe { sys::rd_kafka_topic_destroy(self.native) };
+    }
 }
 
 struct GroupMetadata(*mut sys::rd_kafka_consumer_group_metadata_t);
@@ -164,14 +191,7 @@ impl SlotProducer {
             .map_err(|error| KafkaFailure::new("beginning a transaction", error))?;
         let (topic, partition) = transaction.source;
         let metadata = transaction.metadata;
-        if let Some((enriched_topic, records)) = transaction.enriched {
-            self.produce_enriched(enriched_topic, transaction.source, records)?;
-        }
-        if let Some((invalid_topic, invalid_partition, records)) = transaction.invalid {
-            for record in records {
-                self.produce_invalid(invalid_topic, invalid_partition, record)?;
-            }
-        }
+        let produced = self.produce_all(transaction);
         let offset = transaction.offset;
         let list = PartitionList::one(topic, partition, offset);
         // SAFETY: the element exists; librdkafka frees metadata with the list, so it must be its allocator's.
@@ -183,17 +203,40 @@ impl SlotProducer {
             (*element).metadata = copy;
             (*element).metadata_size = bytes.len();
         }
-        // SAFETY: all pointers are valid through the calls; the errors are ours.
-        unsafe {
+        // SAFETY: all pointers are valid through the call; the error is ours.
+        let add_record = || unsafe {
             NativeError::take(sys::rd_kafka_send_offsets_to_transaction(
                 native,
                 list.0,
                 self.group.0,
                 millis(TRANSACTION_TIMEOUT),
             ))
-            .map_err(|error| KafkaFailure::new("adding the record to the transaction", error))?;
-            NativeError::take(sys::rd_kafka_commit_transaction(native, millis(TRANSACTION_TIMEOUT)))
-                .map_err(|error| KafkaFailure::new("committing the transaction", error))?;
+            .map_err(|error| KafkaFailure::new("adding the record to the transaction", error))
+        };
+        if let Err(failure) = produced {
+            // A batch before has failed: the next call that a failed transaction refuses says why.
+            if failure.source.code == RDKafkaErrorCode::State {
+                add_record()?;
+            }
+            return Err(failure.into());
+        }
+        add_record()?;
+        // SAFETY: the client is valid; the error is ours.
+        unsafe { NativeError::take(sys::rd_kafka_commit_transaction(native, millis(TRANSACTION_TIMEOUT))) }
+            .map_err(|error| KafkaFailure::new("committing the transaction", error))?;
+        Ok(())
+    }
+
+    /// Hands all records over.
+    fn produce_all(&self, transaction: &Transaction<'_>) -> Result<(), KafkaFailure> {
+        let mut batch = Batch::default();
+        if let Some((topic, records)) = transaction.enriched {
+            self.produce_enriched(topic, transaction.source, records, &mut batch)?;
+        }
+        if let Some((topic, partition, records)) = transaction.invalid {
+            for record in records {
+                self.produce_invalid(topic, partition, record, &mut batch)?;
+            }
         }
         Ok(())
     }
@@ -203,8 +246,9 @@ impl SlotProducer {
         topic: &str,
         (source_topic, partition): (&str, i32),
         records: &EnrichedRecords,
-    ) -> Result<(), TransactionError> {
-        let topic = c_name(topic);
+        batch: &mut Batch,
+    ) -> Result<(), KafkaFailure> {
+        let topic = self.topic(topic)?;
         let partition_text = partition.to_string();
         let mut offset_text = String::new();
         let part = |range: &Option<Range<usize>>| range.clone().map(|range| &records.bytes[range]);
@@ -224,6 +268,7 @@ impl SlotProducer {
                 value: part(&record.value),
             };
             let headers = headers.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
+            self.make_room(batch, &message)?;
             self.produce(&topic, partition, &message, headers)
                 .map_err(|error| KafkaFailure::new("producing an enriched record", error))?;
         }
@@ -235,12 +280,14 @@ impl SlotProducer {
         topic: &str,
         partition: i32,
         record: &InvalidRecord,
-    ) -> Result<(), TransactionError> {
-        let topic = c_name(topic);
+        batch: &mut Batch,
+    ) -> Result<(), KafkaFailure> {
+        let topic = self.topic(topic)?;
         let names: Vec<CString> =
             record.headers.iter().map(|(name, _)| CString::new(*name).unwrap_or_default()).collect();
         let message =
             Message { timestamp_ms: None, key: record.key.as_deref(), value: record.value.as_deref() };
+        self.make_room(batch, &message)?;
         let values = record.headers.iter().map(|(_, value)| value.as_bytes());
         let headers = names.iter().map(CString::as_c_str).zip(values);
         self.produce(&topic, partition, &message, headers)
@@ -248,10 +295,43 @@ impl SlotProducer {
         Ok(())
     }
 
+    /// Counts `message` in; when the batch has no room for it, waits until the broker has all before it.
+    ///
+    /// A partition of an idempotent producer has one batch under way at a time. While another full one waits behind
+    /// it, librdkafka's thread does not sleep: it asks again and again until the answer comes.
+    fn make_room(&self, batch: &mut Batch, message: &Message<'_>) -> Result<(), KafkaFailure> {
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let bytes = length(message.key) + length(message.value) + MOST_HEADER_BYTES;
+        if batch.records > 0 && (batch.bytes + bytes > BATCH_BYTES || batch.records >= BATCH_RECORDS) {
+            // SAFETY: the client is valid.
+            let code = unsafe { sys::rd_kafka_flush(self.client.native_ptr(), millis(TRANSACTION_TIMEOUT)) };
+            NativeError::from_code(code)
+                .map_err(|error| KafkaFailure::new("waiting for the broker to take a batch", error))?;
+            *batch = Batch::default();
+        }
+        batch.records += 1;
+        batch.bytes += bytes;
+        Ok(())
+    }
+
+    /// A topic to write to.
+    fn topic(&self, topic: &str) -> Result<Topic<'_>, KafkaFailure> {
+        let name = c_name(topic);
+        // SAFETY: the client is valid; the name is copied.
+        let native =
+            unsafe { sys::rd_kafka_topic_new(self.client.native_ptr(), name.as_ptr(), ptr::null_mut()) };
+        if native.is_null() {
+            // SAFETY: it reads what the call above left for this thread.
+            let code = unsafe { sys::rd_kafka_last_error() };
+            return Err(KafkaFailure::new(format!("naming the topic {topic:?}"), NativeError::of_code(code)));
+        }
+        Ok(Topic { native, _client: PhantomData })
+    }
+
     /// Hands a copy of the message over; waits while the producer's queue is full.
     fn produce<'a>(
         &self,
-        topic: &CStr,
+        topic: &Topic<'_>,
         partition: i32,
         message: &Message<'a>,
         headers: impl Iterator<Item = (&'a CStr, &'a [u8])>,
@@ -260,7 +340,7 @@ impl SlotProducer {
         const MOST_ARGUMENTS: usize = 16;
         let mut arguments: Vec<sys::rd_kafka_vu_t> = Vec::with_capacity(MOST_ARGUMENTS);
         arguments.extend([
-            argument(Kind::RD_KAFKA_VTYPE_TOPIC, |u| u.cstr = topic.as_ptr()),
+            argument(Kind::RD_KAFKA_VTYPE_RKT, |u| u.rkt = topic.native),
             argument(Kind::RD_KAFKA_VTYPE_PARTITION, |u| u.i32_ = partition),
             argument(Kind::RD_KAFKA_VTYPE_MSGFLAGS, |u| {
                 u.i = sys::RD_KAFKA_MSG_F_COPY as c_int | sys::RD_KAFKA_MSG_F_BLOCK as c_int;
