@@ -46,6 +46,7 @@ pub use lake_claim::ClaimError;
 pub use records::UnreadableEntry;
 pub use store::{EtcdError, EtcdFlags, EtcdLocation, FileError, Leader, StateLocation, StoreError};
 pub use topics::TopicError;
+pub use web::logins::LoginsError;
 
 use crate::admission::Admission;
 use crate::config::{BUILT_IN, millis};
@@ -58,6 +59,8 @@ use crate::snapshot::Addresses;
 use crate::sources::Sources;
 use crate::store::{Membership, Store};
 use crate::unowned::UnownedOffsets;
+use crate::web::Guard;
+use crate::web::logins::Logins;
 
 /// How long tasks may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -73,6 +76,8 @@ pub enum Error {
     Access(#[from] AccessError),
     #[error("the master's address can't be told: {0}")]
     Address(#[from] std::io::Error),
+    #[error(transparent)]
+    Logins(#[from] LoginsError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -92,6 +97,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         ..Settings::default()
     };
     settings.check()?;
+    let logins = config.ui_auth.as_deref().map(Logins::read).transpose()?;
     let tls = config.access.tls("the master", config.bind, grpc::PROTOCOL)?;
     let token = config.access.token()?;
     let workers_port = http::bind("the master", config.bind, "--bind").await?;
@@ -138,6 +144,10 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         "master starts"
     );
 
+    let guard = Guard::new(logins, config.advertise.into_iter().collect(), page_bound.ip().is_loopback());
+    if let Some(warning) = guard.warning() {
+        warn!(page = %page_bound, "{warning}");
+    }
     let unowned = UnownedOffsets::default();
     let troubles = Troubles::default();
     let own = (!config.no_pipeline).then_some(BUILT_IN);
@@ -157,7 +167,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     }
     let doors = grpc::Doors { listener: workers_port, tls, token, lease: config.lease };
     shutdown.spawn("grpc", grpc::serve(doors, sources.clone(), admission, shutdown.clone()));
-    shutdown.spawn("web", web::serve(page_port, sources, shutdown.clone()));
+    shutdown.spawn("web", web::serve(page_port, sources, guard, shutdown.clone()));
     shutdown.spawn("offsets of unowned slots", unowned::poll(handle.clone(), unowned, shutdown.clone()));
     let every = config.metadata_refresh;
     shutdown.spawn("discovery", discovery::watch(handle.clone(), troubles, every, shutdown.clone()));
