@@ -1,10 +1,11 @@
 # make demo    builds Millrace, gets Kafka and an S3 server, and shows the job running (ARGS="…" are its flags)
 # make test    the checks and all tests, on the same real parts
+# make chaos   faults on a real cluster under load, and a check of every acknowledged event (ARGS="…" are its flags)
 # make check   the checks alone
 # make test-hosts  a cluster on several hosts, which are network namespaces; part of `make test` where the kernel allows them
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-hosts check build-tools
+.PHONY: demo test test-hosts chaos check build-tools
 
 ARGS ?=
 GET := deploy/local/parts/get
@@ -41,6 +42,12 @@ test: build-tools
 # It starts a Kafka and an S3 server on hosts of their own.
 test-hosts:
 	cargo test --release --locked -p millrace-e2e --test hosts -- --ignored --nocapture
+
+chaos: build-tools
+	@$(call get_parts,kafka s3 etcd); \
+	cargo build --release --locked -p millrace -p millrace-chaos --bins || { kill $$getting 2>/dev/null || true; exit 1; }; \
+	wait $$getting; \
+	exec $(TARGET)/release/millrace-chaos $(ARGS)
 
 check: build-tools $(DENY)
 	cargo fmt --all --check

@@ -39,6 +39,14 @@ pub fn parse_topic(text: &str) -> Result<String, String> {
     }
 }
 
+/// `host:port`; an IPv6 address stands in brackets.
+pub fn join_host_port(host: &str, port: u16) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{parse_host_port, parse_servers, parse_topic};

@@ -202,7 +202,15 @@ pub struct OffsetRanges(Vec<(i64, i64)>);
 
 impl OffsetRanges {
     /// Adds an offset that is not below any in the set.
+    ///
+    /// # Panics
+    /// At one that is: dropping it would make a rejected record a row.
     pub fn push(&mut self, offset: i64) {
+        assert!(
+            self.0.last().is_none_or(|(_, end)| offset >= end - 1),
+            "offset {offset} comes after {:?}",
+            self.0.last()
+        );
         match self.0.last_mut() {
             Some((_, end)) if *end == offset => *end = offset + 1,
             Some((_, end)) if *end > offset => {}

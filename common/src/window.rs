@@ -36,14 +36,6 @@ impl Window {
         }
     }
 
-    /// The first offset that must have been taken in before the record at `offset` is judged.
-    pub fn reaches_back_to(&self, offset: NextOffset) -> NextOffset {
-        match self.bounds.size {
-            0 => offset,
-            _ => self.bounds.reaches_back_to(offset.0),
-        }
-    }
-
     /// Judges what comes by other bounds of the same size.
     pub fn set_bounds(&mut self, bounds: WindowBounds) {
         self.bounds = bounds;
@@ -161,7 +153,7 @@ mod tests {
             // A successor that opens in the middle takes in the window before it judges.
             let from = log[opened_at % log.len()].0;
             let mut second = Window::new(bounds);
-            let start = second.reaches_back_to(NextOffset(from));
+            let start = bounds.reaches_back_to(from).min(NextOffset(from));
             for (at, (offset, key)) in log.iter().enumerate().filter(|(_, (offset, _))| *offset >= start.0) {
                 let bytes = key.map(|key| [key]);
                 let told = second.is_duplicate(*offset, bytes.as_ref().map(<[u8; 1]>::as_slice));

@@ -12,6 +12,7 @@ use tracing::info;
 use crate::draft::{Draft, change};
 use crate::handle::{Handle, Look};
 use crate::pipelines::Refusal;
+use crate::topic_check::{self, Needs};
 use crate::{kafka_check, lake_claim, topics};
 
 /// Kafka and the lake answer within this, or the submission is refused for now.
@@ -53,6 +54,8 @@ struct Surroundings {
     /// Of each source topic.
     counts: Vec<i32>,
     lake_owner: Option<PipelineId>,
+    /// What should be known, though nothing stands against it.
+    notes: Vec<String>,
 }
 
 impl Admission {
@@ -88,11 +91,12 @@ impl Admission {
             ),
         };
         let id = changed.as_ref().map(|definition| definition.id.clone());
-        let Surroundings { counts, lake_owner } = surroundings(draft).await?;
+        let Surroundings { counts, lake_owner, notes: warnings } = surroundings(draft).await?;
         if let Some(owner) = lake_owner.filter(|owner| id.as_ref() != Some(owner)) {
-            self.check_owner(&owner, submission, &look, id.is_none()).await?;
+            check_owner(&owner, submission, &look, id.is_none())?;
         }
         let mut notes = vec![found(draft, &counts)];
+        notes.extend(warnings);
         if submission.dry_run {
             notes.push("nothing was changed: it was a dry run".into());
             return Ok(Admitted { pipeline: id, notes });
@@ -138,37 +142,6 @@ impl Admission {
         }
     }
 
-    /// The lake has an owner already: only the reservation of this very name may be it.
-    async fn check_owner(
-        &self,
-        owner: &PipelineId,
-        submission: &Submission,
-        look: &Look,
-        is_new: bool,
-    ) -> Result<(), Refusal> {
-        let Draft { name, lake, .. } = &submission.draft;
-        let mut all = look.view.pipelines.iter().chain(&look.view.completed);
-        let known = all.find(|view| view.definition.id == *owner);
-        if known.is_none() && is_new && self.handle.reserve(name).await?.pipeline == *owner {
-            return Ok(());
-        }
-        let url = lake.as_ref().map(|lake| lake.url.trim_end_matches('/')).unwrap_or_default();
-        let go_on = match known {
-            Some(view) => format!(
-                "to go on with that one, write name = {:?} and its own settings into the file and type\n  \
-                 millrace submit {} --resume",
-                view.definition.name, submission.file
-            ),
-            None => "this master does not know it: to go on with that one, start the master with the --state that \
-                     knows it"
-                .to_owned(),
-        };
-        Err(Refusal::Now(format!(
-            "the lake {url} belongs to pipeline {owner}: rows of another one would stand there beside its own;\n{go_on}\n\
-             or give this pipeline a prefix of its own, such as\n  url = \"{url}-{name}\""
-        )))
-    }
-
     /// Makes topics, claims the lake, and hands the pipeline to the driver.
     async fn make(
         &self,
@@ -206,15 +179,49 @@ impl Admission {
     }
 }
 
+/// The lake has an owner already: only the reservation of this very name may be it.
+fn check_owner(
+    owner: &PipelineId,
+    submission: &Submission,
+    look: &Look,
+    is_new: bool,
+) -> Result<(), Refusal> {
+    let Draft { name, lake, .. } = &submission.draft;
+    let mut all = look.view.pipelines.iter().chain(&look.view.completed);
+    let known = all.find(|view| view.definition.id == *owner);
+    if known.is_none() && is_new && look.reserved.get(name) == Some(owner) {
+        return Ok(());
+    }
+    let url = lake.as_ref().map(|lake| lake.url.trim_end_matches('/')).unwrap_or_default();
+    let go_on = match known {
+        Some(view) => format!(
+            "to go on with that one, write name = {:?} and its own settings into the file and type\n  \
+             millrace submit {} --resume",
+            view.definition.name, submission.file
+        ),
+        None => {
+            "this master does not know it: to go on with that one, start the master with the --state that \
+                 knows it"
+                .to_owned()
+        }
+    };
+    Err(Refusal::Now(format!(
+        "the lake {url} belongs to pipeline {owner}: rows of another one would stand there beside its own;\n{go_on}\n\
+         or give this pipeline a prefix of its own, such as\n  url = \"{url}-{name}\""
+    )))
+}
+
 /// Asks Kafka and the lake at the same time.
 async fn surroundings(draft: &Draft) -> Result<Surroundings, Refusal> {
     let kafka = async {
         kafka_check::check(&draft.kafka).await.map_err(|error| (error.is_passing(), error.to_string()))?;
-        match topics::source_counts(&draft.kafka, &draft.topics).await {
-            Ok(Ok(counts)) => Ok(counts),
-            Ok(Err(absent)) => Err((false, absent_topics(&absent, &draft.kafka))),
-            Err(error) => Err((true, error.to_string())),
-        }
+        let counts = match topics::source_counts(&draft.kafka, &draft.topics).await {
+            Ok(Ok(counts)) => counts,
+            Ok(Err(absent)) => return Err((false, absent_topics(&absent, &draft.kafka))),
+            Err(error) => return Err((true, error.to_string())),
+        };
+        let notes = topic_check::check(Needs::from(draft)).await;
+        Ok((counts, notes.map_err(|error| (error.is_passing(), error.to_string()))?))
     };
     let lake = async {
         match &draft.lake {
@@ -225,7 +232,7 @@ async fn surroundings(draft: &Draft) -> Result<Surroundings, Refusal> {
         }
     };
     match tokio::join!(kafka, lake) {
-        (Ok(counts), Ok(lake_owner)) => Ok(Surroundings { counts, lake_owner }),
+        (Ok((counts, notes)), Ok(lake_owner)) => Ok(Surroundings { counts, lake_owner, notes }),
         (kafka, lake) => {
             let failures: Vec<(bool, String)> = kafka.err().into_iter().chain(lake.err()).collect();
             let words: Vec<&str> = failures.iter().map(|(_, words)| words.as_str()).collect();

@@ -21,6 +21,7 @@ use crate::kafka_check::{self, CheckError};
 use crate::lake_claim::{self, ClaimError};
 use crate::records;
 use crate::store::Store;
+use crate::topic_check::{self, Needs, TopicCheckError};
 use crate::topics::{self, TopicError};
 
 /// Name under which the set-up waits in `/readyz`.
@@ -48,6 +49,8 @@ pub enum SetUpRefusal {
     Topics(#[from] SetUpError),
     #[error(transparent)]
     Sinks(#[from] TopicError),
+    #[error("the pipeline can't be admitted:\n  {0}")]
+    Unfit(#[from] TopicCheckError),
     #[error("pipeline {pipeline} is refused: {reason}")]
     Submission { pipeline: String, reason: String },
     #[error("pipeline {pipeline} can't be stored now: {reason}")]
@@ -60,6 +63,7 @@ impl SetUpRefusal {
         match self {
             Self::Kafka(error) => error.is_passing(),
             Self::Lake(error) => error.is_passing(),
+            Self::Unfit(error) => error.is_passing(),
             Self::Topics(_) | Self::Sinks(_) | Self::Store { .. } => true,
             Self::Submission { .. } => false,
         }
@@ -195,6 +199,8 @@ async fn admit(config: &PipelineConfig, handle: &Handle) -> Result<(), SetUpRefu
     let found = ensure_topics(&definition.bootstrap_servers, &sources, &[], config.partitions).await?;
     let counts: Vec<i32> =
         sources.iter().map(|topic| found.get(*topic).copied().unwrap_or(config.partitions)).collect();
+    let notes = topic_check::check(Needs::from(&definition)).await?;
+    notes.iter().for_each(|note| warn!(pipeline = %definition.id, note, "the pipeline's kafka"));
     topics::prepare(&definition, topics::widest(&counts)).await?;
     let partitions = topics::as_event(&counts);
     definition.source.initial_partitions = counts;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use millrace_common::address::{parse_servers, parse_topic};
+use millrace_common::address::{join_host_port, parse_servers, parse_topic};
 use millrace_common::tls::ServerFlags;
 use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId, SecretReference};
 use millrace_common::units::{parse_bytes, parse_duration};
@@ -89,8 +89,7 @@ impl Config {
     /// `host:port` of the workers' port and of the page, as others reach them.
     pub(crate) fn advertised(&self, bound: SocketAddr, page: SocketAddr) -> (String, String) {
         let address = |bound: SocketAddr| match &self.advertise {
-            Some(host) if host.contains(':') => format!("[{host}]:{}", bound.port()),
-            Some(host) => format!("{host}:{}", bound.port()),
+            Some(host) => join_host_port(host, bound.port()),
             None => bound.to_string(),
         };
         (address(bound), address(page))

@@ -450,7 +450,10 @@ impl Driver {
             view.workers.iter().any(|worker| worker.spec.id == *id)
                 || view.losses.iter().any(|loss| loss.worker == *id)
         });
-        Look { view, now: self.clock.now(), pids: self.pids.clone() }
+        let ids =
+            self.submissions.iter().map(|(name, submission)| (name.clone(), submission.pipeline.clone()));
+        let reserved = ids.collect();
+        Look { view, now: self.clock.now(), pids: self.pids.clone(), reserved }
     }
 }
 

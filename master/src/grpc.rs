@@ -19,7 +19,7 @@ use millrace_proto::v1::{
 use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped, standby_status};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{CertificateDer, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -73,11 +73,14 @@ pub(crate) async fn serve(doors: Doors, sources: Sources, admission: Admission, 
         // Slower than the lease: a silent worker is told by its silence. This one clears away what is left of it.
         .http2_keepalive_interval(Some(lease))
         .http2_keepalive_timeout(Some(lease))
-        .add_service(MasterServer::with_interceptor(service, AsksToken(token)));
+        .add_service(MasterServer::with_interceptor(service, AsksToken::new(token)));
     let served = match tls {
-        None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.begun()).await,
+        None => {
+            let connections = tls::plain_incoming("the master", listener, &shutdown);
+            server.serve_with_incoming_shutdown(connections, shutdown.begun()).await
+        }
         Some(tls) => {
-            let connections = tls::incoming(listener, tls, &shutdown);
+            let connections = tls::incoming("the master", listener, tls, &shutdown);
             server.serve_with_incoming_shutdown(connections, shutdown.begun()).await
         }
     };

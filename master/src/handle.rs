@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millrace_common::types::{Millis, SlotReport, WorkerId, WorkerSpec};
+use millrace_common::types::{Millis, PipelineId, SlotReport, WorkerId, WorkerSpec};
 use millrace_master_core::{ClusterView, Event, RebalancePlan, Rejection};
 use millrace_proto::v1::MasterMessage;
 use tokio::sync::{mpsc, oneshot};
@@ -74,6 +74,8 @@ pub(crate) struct Look {
     pub(crate) now: Millis,
     /// Process ids of all workers in the view and its losses.
     pub(crate) pids: BTreeMap<WorkerId, u32>,
+    /// Ids of pipelines that were about to be admitted, by their names.
+    pub(crate) reserved: BTreeMap<String, PipelineId>,
 }
 
 /// Cheap to clone; all clones reach the same driver.

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use millrace_common::address::join_host_port;
 use millrace_common::kafka::client_config;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -67,7 +68,10 @@ pub(crate) async fn check(servers: &str) -> Result<(), CheckError> {
         let brokers: Vec<(i32, String)> = metadata
             .brokers()
             .iter()
-            .map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port())))
+            .map(|broker| {
+                let port = u16::try_from(broker.port()).unwrap_or_default();
+                (broker.id(), join_host_port(broker.host(), port))
+            })
             .collect();
         Ok((admin, brokers))
     })

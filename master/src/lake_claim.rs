@@ -9,6 +9,8 @@ use millrace_common::types::{LakeTarget, PipelineDefinition, PipelineId};
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Deserialize;
 
+use crate::lake_probe::{ProbeError, probe};
+
 const KEY: &str = "_millrace/pipeline.json";
 
 /// What is read of a claim: the definition around it may be another version's.
@@ -45,12 +47,18 @@ pub enum ClaimError {
     Credentials { url: String, reason: String },
     #[error("the lake {url} can't be asked: {reason}")]
     Unreachable { url: String, reason: String },
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
 }
 
 impl ClaimError {
     /// Asking again may help.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NoBucket { .. } | Self::Gone { .. })
+        match self {
+            Self::Probe(error) => error.is_passing(),
+            Self::Unreachable { .. } | Self::NoBucket { .. } | Self::Gone { .. } => true,
+            Self::Open(_) | Self::Taken { .. } | Self::Unreadable { .. } | Self::Credentials { .. } => false,
+        }
     }
 }
 
@@ -61,17 +69,18 @@ async fn open(target: &LakeTarget) -> Result<Lake, ClaimError> {
     Ok(opened.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?)
 }
 
-/// Claims the lake for a pipeline that is about to be admitted. Repeating it for the same pipeline is harmless.
+/// Claims the lake for a pipeline that is about to be admitted, and tries what its workers will do there. Repeating it for the same pipeline is harmless.
 pub(crate) async fn claim(definition: &PipelineDefinition) -> Result<(), ClaimError> {
     let Some(target) = &definition.lake else { return Ok(()) };
     let lake = open(target).await?;
     let put = lake.store.put_opts(&lake.path(KEY), json(definition).into(), PutMode::Create.into()).await;
     match put {
-        Ok(_) => Ok(()),
-        Err(StoreError::AlreadyExists { .. }) => replace(&lake, definition).await,
-        Err(StoreError::NotFound { .. }) => Err(ClaimError::NoBucket { url: lake.url }),
-        Err(error) => Err(failed(&lake, error)),
+        Ok(_) => {}
+        Err(StoreError::AlreadyExists { .. }) => replace(&lake, definition).await?,
+        Err(StoreError::NotFound { .. }) => return Err(ClaimError::NoBucket { url: lake.url }),
+        Err(error) => return Err(failed(&lake, error)),
     }
+    Ok(probe(&lake).await?)
 }
 
 /// Checks that the lake is still the one of an admitted pipeline, and puts its definition of now there.

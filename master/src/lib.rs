@@ -12,6 +12,7 @@ mod handle;
 mod health;
 mod kafka_check;
 mod lake_claim;
+mod lake_probe;
 mod metrics;
 mod pipelines;
 mod probe;
@@ -21,11 +22,13 @@ mod sources;
 mod store;
 #[cfg(test)]
 mod testing;
+mod topic_check;
 mod topics;
 mod unowned;
 mod web;
 mod workers;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use millrace_common::http::{self, BindError};
@@ -43,8 +46,10 @@ pub use draft::Draft;
 pub use driver::RestoreFailure;
 pub use kafka_check::CheckError;
 pub use lake_claim::ClaimError;
+pub use lake_probe::ProbeError;
 pub use records::UnreadableEntry;
 pub use store::{EtcdError, EtcdFlags, EtcdLocation, FileError, Leader, StateLocation, StoreError};
+pub use topic_check::TopicCheckError;
 pub use topics::TopicError;
 pub use web::logins::LoginsError;
 
@@ -74,6 +79,10 @@ pub enum Error {
     Bind(#[from] BindError),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error(
+        "--bind {0} is no address under which workers and other masters could reach this one: give --advertise HOST"
+    )]
+    Nowhere(SocketAddr),
     #[error("the master's address can't be told: {0}")]
     Address(#[from] std::io::Error),
     #[error(transparent)]
@@ -98,6 +107,9 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     };
     settings.check()?;
     let logins = config.ui_auth.as_deref().map(Logins::read).transpose()?;
+    if config.bind.ip().is_unspecified() && config.advertise.is_none() {
+        return Err(Error::Nowhere(config.bind));
+    }
     let tls = config.access.tls("the master", config.bind, grpc::PROTOCOL)?;
     let token = config.access.token()?;
     let workers_port = http::bind("the master", config.bind, "--bind").await?;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use millrace_common::address::join_host_port;
 use millrace_common::types::{Millis, SlotId, SlotPhase, WorkerId};
 use millrace_master_core as core;
 use millrace_master_core::{SlotView, WorkerView};
@@ -124,7 +125,7 @@ fn worker_row(worker: &WorkerView, sum: Sum, times: Times) -> Worker {
         pid: spec.pid,
         host: spec.host.clone(),
         port: spec.port,
-        address: address(&spec.host, spec.http_port),
+        address: join_host_port(&spec.host, spec.http_port),
         state: match worker.state {
             core::WorkerState::Alive => WorkerState::Alive,
             core::WorkerState::Suspect => WorkerState::Suspect,
@@ -152,11 +153,6 @@ fn worker_row(worker: &WorkerView, sum: Sum, times: Times) -> Worker {
         cpu: sum.cpu,
         lag: sum.lag,
     }
-}
-
-/// IPv6 addresses stand in brackets.
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Milliseconds since 1970 UTC as RFC 3339 has them.

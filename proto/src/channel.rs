@@ -1,14 +1,18 @@
 //! The way to a master, or to a worker's Arrow Flight: one channel with TLS and token as the flags say, and errors that
 //! say what is wrong on which side.
 
+use std::io;
 use std::time::Duration;
 
-use millrace_common::tls::{AccessError, ClientFlags, Token};
+use hyper_util::rt::TokioIo;
+use millrace_common::tls::{AccessError, ClientFlags, Refusals, Token};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
+use tracing::warn;
 
 /// A channel that shows the token with each call.
 pub type Access = InterceptedService<Channel, ShowsToken>;
@@ -20,15 +24,6 @@ pub enum ConnectError {
     Address { address: String },
     #[error(transparent)]
     Access(#[from] AccessError),
-    #[error("{flag} {path} can't be read: {source}")]
-    File {
-        flag: &'static str,
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("TLS can't be set up as --tls-ca, --tls-certificate and --tls-key say: {reason}")]
-    Tls { reason: String },
     #[error("{address}: {reason}")]
     Unreachable { address: String, reason: String },
 }
@@ -53,28 +48,51 @@ impl Interceptor for ShowsToken {
     }
 }
 
-/// Lets calls in that show the cluster's token.
+/// Lets calls in that show the cluster's token; who is refused stands in the log.
 #[derive(Debug, Clone)]
-pub struct AsksToken(pub Option<Token>);
+pub struct AsksToken {
+    token: Option<Token>,
+    refusals: Refusals,
+}
 
-impl Interceptor for AsksToken {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.0 else { return Ok(request) };
-        match request.metadata().get("authorization") {
-            Some(shown) if token.is_shown_by(shown.as_bytes()) => Ok(request),
-            Some(_) => {
-                Err(Status::unauthenticated("the token is another one: compare --token here and there"))
-            }
-            None => Err(Status::unauthenticated("a token is expected: give --token env:NAME or file:/PATH")),
-        }
+impl AsksToken {
+    /// `None` lets everybody in.
+    pub fn new(token: Option<Token>) -> Self {
+        Self { token, refusals: Refusals::default() }
     }
 }
 
-/// An endpoint for `address`, a `host:port`, and what each call through it shows.
+impl Interceptor for AsksToken {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(token) = &self.token else { return Ok(request) };
+        let reason = match request.metadata().get("authorization") {
+            Some(shown) if token.is_shown_by(shown.as_bytes()) => return Ok(request),
+            Some(_) => "the token is another one: compare --token here and there",
+            None => "a token is expected: give --token env:NAME or file:/PATH",
+        };
+        let extensions = request.extensions();
+        let over_tls =
+            extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(|info| info.get_ref().remote_addr());
+        let peer = over_tls
+            .or_else(|| extensions.get::<TcpConnectInfo>().map(TcpConnectInfo::remote_addr))
+            .flatten();
+        if peer.is_none_or(|peer| self.refusals.is_news(peer.ip(), reason)) {
+            warn!(?peer, reason, "call refused");
+        }
+        Err(Status::unauthenticated(reason))
+    }
+}
+
+/// A connected channel: the other side has let this one in.
 ///
 /// # Errors
-/// Flags that can't be followed. Nothing is connected yet.
-pub async fn endpoint(address: &str, flags: &ClientFlags) -> Result<(Endpoint, ShowsToken), ConnectError> {
+/// Flags that can't be followed, or a listener that can't be reached within `longest`, or that either side refuses.
+pub async fn connect(
+    address: &str,
+    flags: &ClientFlags,
+    longest: Duration,
+    set: impl FnOnce(Endpoint) -> Endpoint,
+) -> Result<Access, ConnectError> {
     flags.check(address)?;
     let header = match flags.token()? {
         None => None,
@@ -84,57 +102,42 @@ pub async fn endpoint(address: &str, flags: &ClientFlags) -> Result<(Endpoint, S
             header
         }),
     };
-    let scheme = if flags.tls_ca.is_some() { "https" } else { "http" };
-    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-        .map_err(|_| ConnectError::Address { address: address.to_owned() })?;
-    let endpoint = match tls(flags).await? {
-        None => endpoint,
-        Some(tls) => {
-            endpoint.tls_config(tls).map_err(|error| ConnectError::Tls { reason: deepest(&error) })?
-        }
+    let no_address = || ConnectError::Address { address: address.to_owned() };
+    // The scheme of the URI is for tonic, whose own TLS is not used; the requests name the real one.
+    let mut endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| no_address())?;
+    let host = endpoint.uri().host().ok_or_else(no_address)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = endpoint.uri().port_u16().ok_or_else(no_address)?;
+    if flags.tls_ca.is_some() {
+        endpoint = endpoint.origin(format!("https://{address}").parse().map_err(|_| no_address())?);
+    }
+    let flags = flags.clone();
+    let unreadable = |error: tokio::task::JoinError| ConnectError::Unreachable {
+        address: address.to_owned(),
+        reason: error.to_string(),
     };
-    Ok((endpoint.tcp_nodelay(true), ShowsToken(header)))
-}
-
-/// A connected channel.
-///
-/// # Errors
-/// Flags that can't be followed, or a listener that can't be reached within `longest`.
-pub async fn connect(
-    address: &str,
-    flags: &ClientFlags,
-    longest: Duration,
-    set: impl FnOnce(Endpoint) -> Endpoint,
-) -> Result<Access, ConnectError> {
-    let (endpoint, token) = endpoint(address, flags).await?;
-    let connected = set(endpoint.connect_timeout(longest)).connect().await;
+    let caller = tokio::task::spawn_blocking(move || flags.caller()).await.map_err(unreadable)??;
+    let connector = tower::service_fn(move |_: Uri| {
+        let (caller, host) = (caller.clone(), host.clone());
+        async move {
+            let late = |_| io::Error::other(format!("no answer within {} s", longest.as_secs_f64()));
+            let connected = tokio::time::timeout(longest, caller.connect(&host, port)).await;
+            connected.map_err(late)?.map(TokioIo::new)
+        }
+    });
+    let connected = set(endpoint).connect_with_connector(connector).await;
     let channel = connected.map_err(|error| ConnectError::Unreachable {
         address: address.to_owned(),
-        reason: explained(deepest(&error), flags),
+        reason: deepest(&error),
     })?;
-    Ok(InterceptedService::new(channel, token))
+    Ok(InterceptedService::new(channel, ShowsToken(header)))
 }
 
-async fn tls(flags: &ClientFlags) -> Result<Option<ClientTlsConfig>, ConnectError> {
-    let Some(ca) = &flags.tls_ca else { return Ok(None) };
-    let read = async |flag, path: &std::path::Path| {
-        let unreadable = |source| ConnectError::File { flag, path: path.display().to_string(), source };
-        tokio::fs::read(path).await.map_err(unreadable)
-    };
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--tls-ca", ca).await?));
-    if let (Some(certificate), Some(key)) = (&flags.tls_certificate, &flags.tls_key) {
-        let (certificate, key) =
-            (read("--tls-certificate", certificate).await?, read("--tls-key", key).await?);
-        tls = tls.identity(Identity::from_pem(certificate, key));
-    }
-    Ok(Some(tls))
-}
-
-/// What an answer says, and if it is not the other side's own word, what is below it and what to do.
-pub fn words(status: &Status, flags: &ClientFlags) -> String {
+/// What an answer says, and if it is not the other side's own word, what is below it.
+pub fn words(status: &Status) -> String {
     match std::error::Error::source(status) {
         None => status.message().to_owned(),
-        Some(below) => explained(format!("{}: {}", status.message(), deepest(below)), flags),
+        Some(below) => format!("{}: {}", status.message(), deepest(below)),
     }
 }
 
@@ -145,28 +148,4 @@ fn deepest(error: &dyn std::error::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-/// The reason, and what to do about those that don't say it.
-fn explained(reason: String, flags: &ClientFlags) -> String {
-    let hint = if reason.contains("UnknownIssuer") || reason.contains("BadSignature") {
-        "its certificate is not of an authority in --tls-ca"
-    } else if reason.contains("not valid for name") {
-        "its certificate is another host's: ask it by a name that the certificate has"
-    } else if reason.contains("expired") {
-        "its certificate has expired"
-    } else if reason.contains("InvalidContentType") {
-        "it speaks plain text: leave --tls-ca out, or give it --tls-certificate"
-    } else if reason.contains("CertificateRequired") {
-        "it wants a certificate: give --tls-certificate and --tls-key"
-    } else if reason.contains("UnknownCA") || reason.contains("DecryptError") {
-        "it does not know the authority of --tls-certificate: compare with its --tls-client-ca"
-    } else if flags.tls_ca.is_none()
-        && ["frame", "h2", "http2", "broken pipe", "reset by peer"].iter().any(|sign| reason.contains(sign))
-    {
-        "it may speak TLS: give --tls-ca"
-    } else {
-        return reason;
-    };
-    format!("{reason} ({hint})")
 }

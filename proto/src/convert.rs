@@ -403,7 +403,8 @@ mod tests {
             Just(HaltKind::RecordDamaged),
             Just(HaltKind::OffsetsLost),
             Just(HaltKind::ManifestMismatch),
-            Just(HaltKind::TransformChanged)
+            Just(HaltKind::TransformChanged),
+            Just(HaltKind::RecordRefused)
         ];
         prop_oneof![
             Just(StopReason::Revoked),

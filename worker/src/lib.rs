@@ -11,6 +11,7 @@ mod leaving;
 mod manager;
 mod masters;
 mod metrics;
+mod pipeline_parts;
 mod rate;
 mod session;
 mod slot;
@@ -115,6 +116,8 @@ pub enum Error {
     Bind(#[from] BindError),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error("--bind {0} is no address under which others could reach this worker: give --advertise HOST")]
+    Nowhere(IpAddr),
     #[error("--advertise can't become part of the worker's id: {0}")]
     Advertise(#[from] InvalidId),
     #[error("the worker's address can't be told: {0}")]
@@ -130,6 +133,10 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     for master in &config.master {
         config.access.check(master)?;
     }
+    config.access.caller()?;
+    if config.bind.is_unspecified() && config.advertise.is_none() {
+        return Err(Error::Nowhere(config.bind));
+    }
     let flight_address = SocketAddr::new(config.bind, config.flight_port);
     let flight_access = config.access.as_server(config.tls_client_ca.clone());
     let flight_tls = flight_access.tls("the worker's Arrow Flight", flight_address, b"h2")?;
@@ -141,10 +148,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     let cores = config.cores.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
     });
-    let host = config.advertise.unwrap_or_else(|| match config.bind {
-        any if any.is_unspecified() => "127.0.0.1".to_owned(),
-        address => address.to_string(),
-    });
+    let host = config.advertise.unwrap_or_else(|| config.bind.to_string());
     let division = divide(config.memory, cores);
     let spec = WorkerSpec {
         id: WorkerId::new(format!(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use millrace_common::lake::{self, Lake};
+use millrace_common::lake::Lake;
 use millrace_common::shutdown::Shutdown;
 use millrace_common::types::{Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason};
 use millrace_common::units::format_bytes;
@@ -20,8 +20,8 @@ use tracing::{info, warn};
 
 use crate::budget::{Budget, Division};
 use crate::compute::{ComputePool, blocking};
-use crate::kafka::{ConsumerLimits, SourceConsumer};
-use crate::rate::Rate;
+use crate::kafka::ConsumerLimits;
+use crate::pipeline_parts::PipelineParts;
 use crate::slot::{self, LatestRequests, Slot, SlotStatus, Trial};
 
 /// How long a revoked slot may take for its last commit; its successor redoes what is not committed.
@@ -72,15 +72,6 @@ impl RunningSlots {
     }
 }
 
-/// What all slots of a pipeline share on this worker.
-struct PipelineParts {
-    definition: Arc<PipelineDefinition>,
-    consumer: Arc<SourceConsumer>,
-    lake: Option<Lake>,
-    invalid_partitions: i32,
-    rate: Option<Arc<Rate>>,
-}
-
 struct RunningSlot {
     epoch: Epoch,
     revoked: CancellationToken,
@@ -122,6 +113,7 @@ impl Manager {
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
             tokio::select! {
+                biased;
                 () = self.parts.shutdown.begun() => break,
                 Some(ended) = self.ended.1.recv() => self.on_ended(ended).await,
                 Some(order) = orders.recv() => self.on_order(order).await,
@@ -172,7 +164,7 @@ impl Manager {
     async fn start(&mut self, grant: Grant) {
         let Grant { slot: id, epoch, opened, definition, deaths } = grant;
         let prepared = match self.window_fits(&definition) {
-            Ok(()) => self.parts_of(definition).await,
+            Ok(()) => self.parts_of(definition),
             Err(refusal) => Err(refusal),
         };
         let found = prepared.and_then(|parts| {
@@ -190,41 +182,64 @@ impl Manager {
             }
         };
         let status = SlotStatus::new(id.clone(), epoch, Arc::clone(&self.parts.changed));
-        let latest = Arc::new(LatestRequests::default());
-        let (revoked, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        let finished = CancellationToken::new();
-        let slot = Slot {
-            id: id.clone(),
-            epoch,
-            opened,
-            definition: Arc::clone(&parts.definition),
-            topic,
-            invalid_partition: id.partition % parts.invalid_partitions,
-            consumer: Arc::clone(&parts.consumer),
-            lake: parts.lake.clone(),
-            transforms: self.parts.transforms.clone(),
-            deaths,
-            trial: self.parts.trial.clone(),
-            rate: parts.rate.clone(),
-            account: self.parts.budget.open_account(&id),
-            compute: self.parts.compute.metered(status.meter()),
+        let shown = Shown {
             status: Arc::clone(&status),
-            latest: Arc::clone(&latest),
-            revoked: revoked.clone(),
-            abandoned: abandoned.clone(),
+            latest: Arc::new(LatestRequests::default()),
+            definition: Arc::clone(&parts.definition),
+            lake: parts.lake.clone(),
         };
+        let running = RunningSlot {
+            epoch,
+            revoked: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            finished: CancellationToken::new(),
+            next: None,
+        };
+        let (revoked, abandoned) = (running.revoked.clone(), running.abandoned.clone());
+        let finished = running.finished.clone();
+        let (account, compute) =
+            (self.parts.budget.open_account(&id), self.parts.compute.metered(status.meter()));
+        let (transforms, trial) = (self.parts.transforms.clone(), self.parts.trial.clone());
         info!(slot = %id, %epoch, opened, deaths, "granted");
-        let (definition, lake) = (Arc::clone(&parts.definition), parts.lake.clone());
-        self.parts.running.lock().insert(id.clone(), Shown { status, latest, definition, lake });
-        self.slots.insert(
-            id.clone(),
-            RunningSlot { epoch, revoked, abandoned, finished: finished.clone(), next: None },
-        );
+        self.parts.running.lock().insert(id.clone(), shown.clone());
+        self.slots.insert(id.clone(), running);
         self.parts.changed.notify_one();
         let ended = self.ended.0.clone();
         self.parts.shutdown.spawn(format!("slot {id}"), async move {
             let _finished = finished.drop_guard();
-            let reason = slot::run(slot).await;
+            let kafka = tokio::select! {
+                kafka = parts.kafka(&status) => Some(kafka),
+                () = revoked.cancelled() => None,
+                () = abandoned.cancelled() => None,
+            };
+            let reason = match kafka {
+                Some(kafka) => {
+                    slot::run(Slot {
+                        id: id.clone(),
+                        epoch,
+                        opened,
+                        definition: shown.definition,
+                        topic,
+                        invalid_partition: id.partition % kafka.invalid_partitions,
+                        consumer: kafka.consumer,
+                        lake: shown.lake,
+                        transforms,
+                        deaths,
+                        trial,
+                        rate: parts.rate.clone(),
+                        account,
+                        compute,
+                        status,
+                        latest: shown.latest,
+                        revoked,
+                        abandoned,
+                    })
+                    .await
+                }
+                None => StopReason::Revoked,
+            };
+            // Whoever lets go last closes the consumer, which blocks.
+            blocking(move || drop(parts)).await;
             // The receiver lives as long as there are slots.
             let _ = ended.send(Stopped { slot: id, epoch, reason }).await;
         });
@@ -245,8 +260,8 @@ impl Manager {
         }
         for pipeline in unused {
             if let Some(parts) = self.pipelines.remove(&pipeline) {
-                // Closing the consumer blocks.
-                blocking(move || drop(parts)).await;
+                let closing = async move { blocking(move || drop(parts)).await };
+                self.parts.shutdown.spawn(format!("closing the consumer of {pipeline}"), closing);
             }
         }
         self.tell(ended).await;
@@ -276,30 +291,16 @@ impl Manager {
     }
 
     /// The pipeline's parts, made at its first grant and again when its definition has changed.
-    async fn parts_of(&mut self, definition: PipelineDefinition) -> Result<Arc<PipelineParts>, String> {
+    fn parts_of(&mut self, definition: PipelineDefinition) -> Result<Arc<PipelineParts>, String> {
         if let Some(parts) = self.pipelines.get(&definition.id)
-            && *parts.definition == definition
+            && parts.serve(&definition)
         {
             return Ok(Arc::clone(parts));
         }
-        let lake = definition.lake.as_ref().map(lake::open).transpose().map_err(|error| error.to_string())?;
         let limits = ConsumerLimits { queued_bytes_per_partition: self.parts.division.fetch_bytes_per_slot };
-        let consumer = SourceConsumer::new(&definition.bootstrap_servers, &definition.group_id(), limits)
-            .map_err(|error| format!("no consumer for {}: {error}", definition.bootstrap_servers))?;
-        let invalid = definition.invalid_topic.as_str();
-        let counts = millrace_common::kafka::partition_counts(&definition.bootstrap_servers, &[invalid])
-            .await
-            .map_err(|error| error.to_string())?;
-        let invalid_partitions =
-            counts.get(invalid).copied().ok_or_else(|| format!("topic {invalid:?} does not exist"))?;
-        let parts = Arc::new(PipelineParts {
-            definition: Arc::new(definition.clone()),
-            consumer: Arc::new(consumer),
-            lake,
-            invalid_partitions,
-            rate: definition.max_rate.map(|rate| Arc::new(Rate::new(rate, std::time::Instant::now()))),
-        });
-        self.pipelines.insert(definition.id.clone(), Arc::clone(&parts));
+        let id = definition.id.clone();
+        let parts = Arc::new(PipelineParts::new(definition, limits)?);
+        self.pipelines.insert(id, Arc::clone(&parts));
         Ok(parts)
     }
 }
@@ -313,5 +314,66 @@ fn last_commit(slot: &RunningSlot) -> impl Future<Output = ()> + Send + 'static 
             () = tokio::time::sleep(LAST_COMMIT) => abandoned.cancel(),
             () = finished.cancelled() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::divide;
+
+    fn grant(pipeline: &str, kafka: &str, topic: u16) -> Order {
+        let id: PipelineId = pipeline.parse().expect("id");
+        let definition = PipelineDefinition::new(id.clone(), "p", kafka, vec!["raw".into()], "invalid");
+        let slot = SlotId { pipeline: id, topic, partition: 0 };
+        Order::Grant(Box::new(Grant { slot, epoch: Epoch(1), opened: false, definition, deaths: 0 }))
+    }
+
+    #[tokio::test]
+    async fn a_kafka_that_does_not_answer_holds_up_its_own_pipeline_only() {
+        // It takes connections and never says a word.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let kafka = silent.local_addr().expect("address").to_string();
+        let (stopped, mut told) = mpsc::channel(16);
+        let division = divide(256 << 20, 2);
+        let (running, shutdown) = (RunningSlots::default(), Shutdown::new());
+        let manager = Manager::new(Parts {
+            budget: Budget::new(division.buffer_bytes),
+            division,
+            compute: ComputePool::new(2),
+            transforms: Registry::default(),
+            trial: Trial { program: "/nowhere".into(), arguments: Vec::new() },
+            running: running.clone(),
+            changed: Arc::new(Notify::new()),
+            stopped,
+            shutdown: shutdown.clone(),
+        });
+        let (orders, to_carry_out) = mpsc::channel(16);
+        let managing = shutdown.spawn("manager", manager.run(to_carry_out));
+        orders.send(grant("silent-1", &kafka, 0)).await.expect("taken");
+        let _connected = silent.accept().await.expect("it is asked");
+        // Another pipeline's grant, which can't be taken, is answered meanwhile.
+        orders.send(grant("other-1", &kafka, 7)).await.expect("taken");
+        let answer = told.recv().await.expect("an answer");
+        assert!(matches!(answer.reason, StopReason::Failed { .. }), "{answer:?}");
+        let shown: Vec<_> = running.reports().into_iter().map(|report| report.slot.to_string()).collect();
+        assert_eq!(shown, ["silent-1/0-0"], "the waiting slot is shown");
+        // So is its own revoke.
+        let slot: SlotId = "silent-1/0-0".parse().expect("slot");
+        orders.send(Order::Revoke { slot: slot.clone(), epoch: Epoch(1) }).await.expect("taken");
+        let answer = told.recv().await.expect("an answer");
+        assert_eq!((answer.slot, answer.reason), (slot, StopReason::Revoked));
+        shutdown.begin();
+        managing.await.expect("no panic");
+    }
+
+    #[test]
+    fn slots_share_their_parts_whatever_the_pipelines_weight() {
+        let definition =
+            PipelineDefinition::new("p-1".parse().expect("id"), "p", "k:1", vec!["raw".into()], "invalid");
+        let limits = ConsumerLimits { queued_bytes_per_partition: 1 << 20 };
+        let parts = PipelineParts::new(definition.clone(), limits).expect("parts");
+        assert!(parts.serve(&PipelineDefinition { weight: 7, ..definition.clone() }));
+        assert!(!parts.serve(&PipelineDefinition { max_rate: Some(5), ..definition }));
     }
 }

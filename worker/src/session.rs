@@ -229,6 +229,6 @@ impl Session {
     }
 
     fn broken(&self, status: Status) -> Lost {
-        Lost::Status { words: channel::words(&status, &self.access), status }
+        Lost::Status { words: channel::words(&status), status }
     }
 }

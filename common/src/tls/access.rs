@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use millrace_types::SecretReference;
 use subtle::ConstantTimeEq;
 
-use super::{Files, Tls, TlsError};
+use super::{Caller, ClientFiles, Files, Tls, TlsError};
 use crate::secret::{self, SecretError};
 
 /// Access that can't be set up as the flags say.
@@ -118,6 +118,15 @@ impl ClientFlags {
     /// When it can't be read, or is empty.
     pub fn token(&self) -> Result<Option<Token>, AccessError> {
         self.token.as_ref().map(Token::read).transpose()
+    }
+
+    /// Reads the files that are named. Blocks.
+    ///
+    /// # Errors
+    /// Files that can't be used.
+    pub fn caller(&self) -> Result<Caller, AccessError> {
+        let own = self.tls_certificate.clone().zip(self.tls_key.clone());
+        Ok(Caller::read(self.tls_ca.clone().map(|ca| ClientFiles { ca, own }))?)
     }
 
     /// The same for a listener of this process, whose clients are of the authorities in `tls_client_ca`.

@@ -1,10 +1,14 @@
 //! TLS of everything that listens: the certificate and its key, read from files, and read again while the process runs.
 
 mod access;
+mod call;
 mod incoming;
+mod words;
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::client::verify_server_name;
 use rustls::crypto::ring;
@@ -15,7 +19,8 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 pub use access::{AccessError, ClientFlags, ServerFlags, Token, is_loopback};
-pub use incoming::incoming;
+pub use call::{Caller, ClientFiles, Greeted, Wire};
+pub use incoming::{Refusals, incoming, plain_incoming};
 
 /// Files that TLS can't be made of.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +29,8 @@ pub enum TlsError {
     Unreadable { flag: &'static str, path: PathBuf, reason: String, expected: &'static str },
     #[error("--tls-certificate {} and --tls-key {} don't make a pair: {source}", certificate.display(), key.display())]
     NoPair { certificate: PathBuf, key: PathBuf, source: rustls::Error },
-    #[error("--tls-client-ca {} can't be used: {reason}", path.display())]
-    ClientAuthority { path: PathBuf, reason: String },
+    #[error("{flag} {} can't be used: {reason}", path.display())]
+    Authority { flag: &'static str, path: PathBuf, reason: String },
 }
 
 /// The files behind a listener's TLS.
@@ -45,7 +50,11 @@ pub struct Files {
 pub struct Tls {
     files: Files,
     config: Arc<RwLock<Arc<ServerConfig>>>,
+    seen: Arc<Mutex<Vec<Stamp>>>,
 }
+
+/// By what a file that was written anew is told; `None`: it can't be looked at.
+type Stamp = Option<(i64, i64, u64, u64)>;
 
 impl Tls {
     /// Reads the files. Blocks.
@@ -53,8 +62,24 @@ impl Tls {
     /// # Errors
     /// The first file that can't be used, and why.
     pub fn read(files: Files) -> Result<Self, TlsError> {
+        let seen = Arc::new(Mutex::new(stamps(&files)));
         let config = Arc::new(RwLock::new(server_config(&files)?));
-        Ok(Self { files, config })
+        Ok(Self { files, config, seen })
+    }
+
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// [`Tls::reload`], if a file is another one than at the last look; says whether it was. Blocks.
+    ///
+    /// # Errors
+    /// As of [`Tls::read`], once for each change.
+    pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
+        let now = stamps(&self.files);
+        let before =
+            std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
+        if before == now { Ok(false) } else { self.reload().map(|()| true) }
     }
 
     /// Reads the files again, for connections to come; nothing changes if they can't be used. Blocks.
@@ -80,12 +105,7 @@ impl Tls {
 fn server_config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let Files { certificate, key, client_ca, protocol } = files;
     let chain = certificates("--tls-certificate", certificate, "the certificate and its chain")?;
-    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::Unreadable {
-        flag: "--tls-key",
-        path: key.clone(),
-        reason: error.to_string(),
-        expected: "the certificate's private key",
-    })?;
+    let private_key = private_key(key)?;
     let no_pair = |source| TlsError::NoPair { certificate: certificate.clone(), key: key.clone(), source };
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -94,19 +114,43 @@ fn server_config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let unusable = |reason: String| TlsError::ClientAuthority { path: path.clone(), reason };
-            let mut roots = RootCertStore::empty();
-            for root in certificates("--tls-client-ca", path, "the certificates of the clients' authorities")?
-            {
-                roots.add(root).map_err(|error| unusable(error.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let flag = "--tls-client-ca";
+            let roots = Arc::new(authorities(flag, path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            let unusable = |reason| TlsError::Authority { flag, path: path.clone(), reason };
             builder.with_client_cert_verifier(verifier.map_err(|error| unusable(error.to_string()))?)
         }
     };
     let mut config = builder.with_single_cert(chain, private_key).map_err(no_pair)?;
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::Unreadable {
+        flag: "--tls-key",
+        path: path.to_owned(),
+        reason: error.to_string(),
+        expected: "the certificate's private key",
+    })
+}
+
+fn authorities(flag: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(flag, path, "the certificates of authorities")? {
+        roots.add(root).map_err(|error| TlsError::Authority {
+            flag,
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(roots)
+}
+
+fn stamps(files: &Files) -> Vec<Stamp> {
+    let paths = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+    let stamp = |found: Metadata| (found.mtime(), found.mtime_nsec(), found.size(), found.ino());
+    paths.into_iter().flatten().map(|path| std::fs::metadata(path).ok().map(stamp)).collect()
 }
 
 fn certificates(

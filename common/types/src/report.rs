@@ -113,6 +113,8 @@ pub enum HaltKind {
     ManifestMismatch,
     /// What lies between the cursors was judged by a transform that this worker does not have.
     TransformChanged,
+    /// A sink's topic refuses a record: it is too large for the topic's settings, for example.
+    RecordRefused,
 }
 
 /// A slot's halt: what is wrong, where, and what a person can do.

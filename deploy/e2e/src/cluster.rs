@@ -13,6 +13,9 @@ use crate::demo::{Hand, PATIENCE, POLL};
 /// The port of a block that the collector takes; the masters have those before it, two each.
 const COLLECTOR: u16 = 20;
 
+/// A master's own `--lease`.
+pub const DEFAULT_LEASE: &str = "3s";
+
 /// A cluster under test. Its logs are kept when the test fails.
 #[derive(Debug)]
 pub struct Cluster {
@@ -21,8 +24,9 @@ pub struct Cluster {
     folder: Option<TempDir>,
     client: reqwest::Client,
     pub kafka: String,
-    /// Value of `--state`.
+    /// Values of `--state` and `--lease`.
     state: String,
+    lease: String,
     /// Each may be ended and started again.
     pub masters: Vec<Hand>,
 }
@@ -32,16 +36,16 @@ impl Cluster {
     pub async fn start(program: &Path) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let state = format!("file:{}", folder.path().join("state").display());
-        Self::on_state(program, folder, state, 1).await
+        Self::on_state(program, folder, state, 1, DEFAULT_LEASE).await
     }
 
-    /// Starts several masters on an etcd, and waits until one of them leads.
-    pub async fn with_masters(program: &Path, etcd: &str, count: u16) -> Self {
+    /// Starts several masters on an etcd, with workers' leases of `lease`, and waits until one of them leads.
+    pub async fn with_masters(program: &Path, etcd: &str, count: u16, lease: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        Self::on_state(program, folder, format!("etcd://{etcd}"), count).await
+        Self::on_state(program, folder, format!("etcd://{etcd}"), count, lease).await
     }
 
-    async fn on_state(program: &Path, folder: TempDir, state: String, masters: u16) -> Self {
+    async fn on_state(program: &Path, folder: TempDir, state: String, masters: u16, lease: &str) -> Self {
         let kafka = std::env::var("MILLRACE_TEST_KAFKA")
             .expect("MILLRACE_TEST_KAFKA must name a Kafka for this test; `make test` starts it");
         let client = reqwest::Client::builder().timeout(POLL * 100).no_proxy().build().expect("client");
@@ -52,6 +56,7 @@ impl Cluster {
             client,
             kafka,
             state,
+            lease: lease.to_owned(),
             masters: Vec::new(),
         };
         for number in 0..masters {
@@ -64,12 +69,18 @@ impl Cluster {
     /// Starts the master of this number.
     pub fn master(&self, number: u16) -> Hand {
         let (address, page) = (self.address(number), format!("127.0.0.1:{}", self.page_port(number)));
-        let mut line =
-            vec!["master", "--no-pipeline", "--bind", &address, "--http-bind", &page, "--state", &self.state];
-        if self.state.starts_with("etcd:") {
-            // However slow the machine, the workers find the next leader before it takes them for dead.
-            line.extend(["--lease", "15s"]);
-        }
+        let line = [
+            "master",
+            "--no-pipeline",
+            "--bind",
+            &address,
+            "--http-bind",
+            &page,
+            "--state",
+            &self.state,
+            "--lease",
+            &self.lease,
+        ];
         self.start_line(&format!("master-{number}"), &line)
     }
 

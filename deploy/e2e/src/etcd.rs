@@ -1,4 +1,4 @@
-//! An etcd of three members that a test may kill.
+//! An etcd that a test may kill.
 
 use millrace_local::{Part, PortBlock, PortUse, etcd};
 use tempfile::TempDir;
@@ -21,12 +21,22 @@ impl Etcd {
     /// # Panics
     /// When it can't be had.
     pub async fn start() -> Self {
+        Self::start_with(3, None, &[]).await
+    }
+
+    /// The same with so many members, TLS, and further arguments.
+    ///
+    /// # Panics
+    /// When it can't be had.
+    pub async fn start_with(members: u16, tls: Option<etcd::Tls>, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ports = PortBlock::find().expect("free ports");
         let port = |index| PortUse { port: ports.port(index), flag: FLAG };
         let settings = etcd::Settings {
             folder: folder.path().to_owned(),
-            ports: (0..3).map(|number| (port(number), port(number + 3))).collect(),
+            ports: (0..members).map(|number| (port(number), port(number + members))).collect(),
+            tls,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         };
         let mut members = etcd::prepare(&settings).await.expect("etcd");
         etcd::start(&mut members).await.expect("etcd");

@@ -11,7 +11,7 @@ mod s3proxy;
 mod topics;
 
 pub use certificates::{Authority, Certified};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, DEFAULT_LEASE};
 pub use demo::{Demo, Hand, command_line, cursor, signal};
 pub use etcd::Etcd;
 pub use network::{Cut, Network, NetworkHost, in_own_network};

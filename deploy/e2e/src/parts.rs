@@ -43,6 +43,7 @@ impl Parts {
             host: Host::default(),
             port: port(0),
             controller_port: port(1),
+            detour: None,
         };
         let s3_settings = s3::Settings {
             folder: folder.path().join("s3"),
@@ -72,6 +73,7 @@ impl Parts {
         let etcd_settings = etcd::Settings {
             folder: folder.path().join("etcd"),
             ports: (14..17).map(|index| (port(index), port(index + 3))).collect(),
+            ..etcd::Settings::default()
         };
         let mut etcd = etcd::prepare(&etcd_settings).await?;
         let (kafka_started, s3_started, etcd_started, second_s3) = tokio::join!(

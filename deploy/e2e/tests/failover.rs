@@ -6,6 +6,8 @@ use millrace_e2e::{Cluster, Etcd, Hand, make_topics, millrace, produce, read_com
 use serde_json::Value;
 
 const PARTITIONS: i32 = 4;
+/// However slow the machine, the workers find the next leader before it takes them for dead.
+const PATIENT_LEASE: &str = "15s";
 
 struct Scene {
     cluster: Cluster,
@@ -18,7 +20,7 @@ struct Scene {
 impl Scene {
     async fn start() -> Self {
         let etcd = Etcd::start().await;
-        let cluster = Cluster::with_masters(&millrace(), &etcd.endpoints(), 3).await;
+        let cluster = Cluster::with_masters(&millrace(), &etcd.endpoints(), 3, PATIENT_LEASE).await;
         let name = |of: &str| format!("failover-{of}-{}", std::process::id());
         let (raw, enriched, invalid) = (name("raw"), name("enriched"), name("invalid"));
         make_topics(&cluster.kafka, &[&raw], PARTITIONS).await;

@@ -60,6 +60,7 @@ impl Hosts {
             host: network.host("kafka", 1).await.for_part(),
             port: at(9092),
             controller_port: at(9093),
+            detour: None,
         };
         let s3_settings = s3::Settings {
             folder: folder.path().join("s3"),

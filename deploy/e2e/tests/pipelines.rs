@@ -36,6 +36,7 @@ async fn records_that_kill_are_set_aside_and_nothing_else() {
     let (raw, enriched, invalid) = (name("kill-raw"), name("kill-enriched"), name("kill-invalid"));
     make_topics(&cluster.kafka, &[&raw], 1).await;
     let mut values: Vec<String> = (0..200).map(|number| format!("record {number}")).collect();
+    values[30] = "reject".into();
     values[40] = "abort".into();
     values[90] = "panic".into();
     produce(&cluster.kafka, &raw, values.clone());
@@ -45,7 +46,9 @@ async fn records_that_kill_are_set_aside_and_nothing_else() {
             "fragile",
             &format!(
                 "name = \"fragile\"\nkafka = \"{kafka}\"\n[source]\ntopics = [\"{raw}\"]\n[transform]\nkind = \"fragile\"\n\
-                 [sinks]\nenriched_topic = \"{enriched}\"\ninvalid_topic = \"{invalid}\"\ncommit_interval = \"100ms\"\n"
+                 [sinks]\nenriched_topic = \"{enriched}\"\ninvalid_topic = \"{invalid}\"\ncommit_interval = \"100ms\"\n\
+                 [sinks.lake]\nurl = \"file://{}/lake\"\nroll_age = \"1h\"\nroll_idle = \"1h\"\n",
+                cluster.folder().display()
             ),
         )
         .await;
@@ -82,7 +85,25 @@ async fn records_that_kill_are_set_aside_and_nothing_else() {
         .collect();
     let failed =
         |offset: &str, value: &[u8]| (offset.to_owned(), "transform_failed".to_owned(), value.to_vec());
-    assert_eq!(set_aside, [failed("40", b"abort"), failed("90", b"panic")]);
+    let rejected = ("30".to_owned(), "wrong_kind".to_owned(), b"reject".to_vec());
+    assert_eq!(set_aside, [rejected, failed("40", b"abort"), failed("90", b"panic")]);
+
+    // The lake is behind all of them. The next owner, killed or not, obeys what was decided.
+    let survivor = workers.iter_mut().find_map(|worker| (!worker.has_ended()).then(|| worker.pid()));
+    signal(survivor.expect("the third owner"), libc::SIGKILL);
+    let _heir = cluster.worker(3);
+    cluster
+        .until("the heir has read on", || async {
+            cluster.slots().await.first().is_some_and(|slot| slot["epoch"] == 4 && slot["position"] == 200)
+        })
+        .await;
+    assert_eq!(cluster.slots().await[0]["lake_cursor"], 0);
+    cluster.run(&["pause", "fragile"]).await;
+    cluster
+        .until("the last commit moves the lake", || async {
+            cluster.slots().await.first().is_some_and(|slot| slot["lake_cursor"] == 200)
+        })
+        .await;
 }
 
 /// What a lake of clicks holds.

@@ -1,6 +1,6 @@
 //! Apache Kafka as one KRaft node (broker and controller in one process), small enough for a laptop.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -23,6 +23,16 @@ pub struct Settings {
     pub host: Host,
     pub port: PortUse,
     pub controller_port: PortUse,
+    /// A second way to it, for clients that are to come through a proxy.
+    pub detour: Option<Detour>,
+}
+
+/// A listener that tells its clients another address than its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Detour {
+    pub port: PortUse,
+    /// What it advertises: who comes by this listener goes on by that address.
+    pub advertised: SocketAddr,
 }
 
 impl Settings {
@@ -63,7 +73,10 @@ pub async fn prepare(settings: &Settings) -> Result<Part, PartError> {
     let probe = Probe::Kafka { address: settings.address() };
     // What is free here says nothing of another network.
     let is_here = settings.host.namespace.is_none();
-    let ports = if is_here { vec![settings.port, settings.controller_port] } else { Vec::new() };
+    let own = [settings.port, settings.controller_port]
+        .into_iter()
+        .chain(settings.detour.map(|detour| detour.port));
+    let ports = if is_here { own.collect() } else { Vec::new() };
     Ok(Part::new(program.on(&settings.host), ports, probe))
 }
 
@@ -114,14 +127,21 @@ fn properties(settings: &Settings) -> String {
     } = settings;
     let data = data(folder);
     let host = settings.host.address;
+    let (mut listeners, mut advertised) = (String::new(), String::new());
+    if let Some(detour) = settings.detour {
+        listeners = format!(",DETOUR://{host}:{}", detour.port.port);
+        advertised = format!(",DETOUR://{}", detour.advertised);
+    }
     format!(
         "# Written anew at each start.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}{listeners}
+advertised.listeners=PLAINTEXT://{host}:{port}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,DETOUR:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 # One node: one copy of everything, and no more partitions of its own topics than it needs.

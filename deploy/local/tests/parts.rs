@@ -17,6 +17,7 @@ async fn a_killed_broker_comes_back_with_its_topics() {
         host: Host::default(),
         port: PortUse { port: ports.port(0), flag: FLAG },
         controller_port: PortUse { port: ports.port(1), flag: FLAG },
+        detour: None,
     };
     let mut broker = kafka::prepare(&settings).await.expect("prepared");
     broker.start().await.expect("starts");

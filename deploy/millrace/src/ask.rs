@@ -37,6 +37,9 @@ pub(crate) enum Error {
     Usage(String),
     #[error("{0}")]
     Refused(String),
+    /// None can answer at this moment; another one, or the same, may soon. What was asked for may still happen.
+    #[error("{0}")]
+    NotNow(String),
     #[error("the master's answer can't be read ({0}): use the millrace of the master's version")]
     Unreadable(String),
 }
@@ -86,12 +89,17 @@ impl Masters {
                     Err(status) if status.code() == Code::InvalidArgument => {
                         return Err(Error::Usage(status.message().to_owned()));
                     }
-                    Err(status) => return Err(Error::Refused(channel::words(&status, &self.access))),
+                    // The deadline passed: nobody else is asked, for it may have been done.
+                    Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {
+                        let seconds = deadline.as_secs_f64();
+                        return Err(Error::NotNow(format!("{master} gave no answer within {seconds} s")));
+                    }
+                    Err(status) => return Err(Error::Refused(channel::words(&status))),
                 }
             }
         }
         Err(match not_now {
-            Some(status) => Error::Refused(channel::words(&status, &self.access)),
+            Some(status) => Error::NotNow(channel::words(&status)),
             None => Error::Unreachable(silent),
         })
     }

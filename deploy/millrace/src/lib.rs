@@ -10,6 +10,7 @@ mod tail;
 mod workers;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
@@ -91,6 +92,9 @@ impl Command {
     }
 }
 
+/// How long blocking calls that are under way at the end may take before the process leaves anyway.
+const LAST_THREADS: Duration = Duration::from_secs(5);
+
 /// Runs the command line of this process with the kinds of transform that its pipelines may name.
 pub fn main(transforms: &Registry) -> ExitCode {
     let CommandLine { log, command } = CommandLine::parse();
@@ -115,8 +119,16 @@ pub fn main(transforms: &Registry) -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode> {
+fn run(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| anyhow!("the threads of the runtime can't be started: {error}"))?;
+    let outcome = runtime.block_on(carry_out(command, transforms));
+    // A transform that never returns must not keep the process: what it did not commit is redone by others.
+    runtime.shutdown_timeout(LAST_THREADS);
+    outcome
+}
+
+async fn carry_out(command: Command, transforms: &Registry) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::on_signals().map_err(|error| anyhow!("signals can't be received: {error}"))?;
     let stop = shutdown.clone();
     let is_well = match command {

@@ -10,7 +10,7 @@ use crate::backlog::{Backlog, Dirty};
 use crate::history::{History, MoveReason};
 use crate::index::Waiting;
 use crate::load::LEAST_LOAD;
-use crate::plan::Queues;
+use crate::plan::{Moved, Queues};
 use crate::record::{
     CompletedRecord, MAX_STEP_BYTES, MAX_WRITES, PipelineRecord, RECORD_VERSION, Record, RecordBody,
     RecordKey, RestoreError, SlotGroup,
@@ -45,8 +45,8 @@ pub struct Coordinator {
     pub(crate) given_up: BTreeSet<PipelineId>,
     /// Where slots keep failing, and until when they stay away.
     pub(crate) avoiding: BTreeMap<SlotId, (WorkerId, Millis)>,
-    /// When slots moved that may be resting.
-    pub(crate) moved: BTreeMap<SlotId, Millis>,
+    /// Slots that moved a while ago.
+    pub(crate) moved: BTreeMap<SlotId, Moved>,
     /// Moves that were decided and wait for their turn.
     pub(crate) planned: Queues,
     /// The same, of draining workers.
@@ -113,6 +113,12 @@ impl Coordinator {
             settings,
         };
         coordinator.take_records(records)?;
+        if !coordinator.slots.is_empty() {
+            // No load is stored. Until it was watched for long enough, a look would take all slots for equal, and
+            // undo what an earlier master did by knowing better.
+            let heard_by = now.plus(coordinator.settings.lease);
+            coordinator.balance_at = Some(heard_by.plus(coordinator.settings.load_span));
+        }
         Ok(coordinator)
     }
 

@@ -63,7 +63,7 @@ impl Coordinator {
         });
         let Some((Hold::Free { from, since, reason, .. }, epoch)) = taken.flatten() else { return };
         if from.as_ref().is_some_and(|from| from != to) {
-            self.moved.insert(id.clone(), self.now);
+            self.note_moved(id, &reason);
         }
         self.history.moved(Move {
             slot: id.clone(),

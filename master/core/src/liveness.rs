@@ -6,6 +6,7 @@ use millrace_types::{Millis, SlotReport, VERSION, WorkerId, WorkerSpec};
 use crate::backlog::Dirty;
 use crate::coordinator::Coordinator;
 use crate::history::{Loss, LossCause, LostSlot, MoveReason};
+use crate::load::NORMAL_SPEED;
 use crate::state::{Hold, Life, Worker};
 use crate::timers::Timer;
 use crate::{Directive, Rejection};
@@ -59,6 +60,9 @@ impl Coordinator {
         }
         if was_dead {
             known.memory_used_bytes = 0;
+        }
+        if other_process {
+            known.speed = NORMAL_SPEED;
         }
         if known.life != Life::Alive {
             known.life = Life::Alive;

@@ -1,11 +1,13 @@
 //! What slots cost and workers achieve: moving averages over the reports, and from them the figures by which slots
 //! are shared out. For balance only; no decision about correctness uses them.
 //!
-//! - A slot's **load** is in cores: a little for being there at all, and its bytes per second times what a byte of
-//!   its pipeline costs in CPU, on average over the cluster. A slot that lags counts for more, up to twice: its
-//!   owner reads less than comes in. A slot that nobody has watched for long enough counts as an average one.
+//! - A slot's **load** is in cores: a little for being there at all, and the bytes that come in a second times what a
+//!   byte of its pipeline costs in CPU, on average over the cluster. What comes in, not what is read: the slots of an
+//!   overloaded worker would look lighter than they are anywhere else, and heavier than they are when they catch up
+//!   there, and would move for ever. A slot that nobody has watched for long enough counts as an average one.
 //! - A worker's **speed** is what its slots' bytes should have cost, by that average, over what they did cost. So
-//!   a slow worker is not excused by the load that it makes of its slots: it gets fewer.
+//!   a slow worker is not excused by the load that it makes of its slots: it gets fewer. It is what it was last
+//!   judged to be, until it is clearly something else, or another process takes its id.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +20,20 @@ use crate::state::Hold;
 pub(crate) const LEAST_LOAD: u64 = 10_000;
 /// Percent.
 pub(crate) const NORMAL_SPEED: u32 = 100;
-/// Nobody reads and writes a byte for less, in cores for one byte a second.
-const LEAST_COST: f64 = 1e-8;
-/// What lags this long or longer counts twice, in seconds.
-const LONG_LAG: f64 = 60.0;
+/// What a byte costs as long as nobody measured it, and below what nobody reads and writes one: in cores for one byte
+/// a second.
+const USUAL_COST: f64 = 1e-8;
+const LEAST_COST: f64 = 1e-10;
+/// No more than this many times what is read is believed to come in.
+const MOST_MISSED: f64 = 16.0;
 /// A worker whose slots cost less than this many cores is not judged by it.
 const JUDGED_FROM: f64 = 0.05;
-/// Speeds from here to there are normal; beyond them no further than that. In parts of the normal one.
+/// Speeds from here to there are normal, in parts of the normal one.
 const NORMAL_SPEEDS: std::ops::RangeInclusive<f64> = 0.8..=1.25;
+/// A new figure over a known one that is not normal: from here to there the known one stands. What is usual is an
+/// average over whoever has a pipeline's slots, and so changes a little with each move.
+const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
+/// No speed is beyond these, in parts of the normal one.
 const SPEEDS: std::ops::RangeInclusive<f64> = 0.25..=4.0;
 /// No figure of a report is believed beyond this.
 const LARGEST_FIGURE: f64 = 1e15;
@@ -46,7 +54,57 @@ pub(crate) fn repair(metrics: &mut SlotMetrics, cores: u32) {
 struct Figures {
     bytes_per_second: f64,
     cpu: f64,
-    lag_seconds: f64,
+}
+
+/// Where a slot stood at a time.
+#[derive(Debug, Clone, Copy)]
+struct Stand {
+    at: Millis,
+    /// Offsets: the next one to read, and the partition's end.
+    position: i64,
+    end: i64,
+    /// Read since the first stand.
+    bytes: f64,
+}
+
+/// How far a slot came, and its partition, over the last one to two spans.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    first: Option<Stand>,
+    /// Becomes the first after a span.
+    middle: Option<Stand>,
+    last: Option<Stand>,
+}
+
+impl Progress {
+    fn note(&mut self, now: Millis, position: i64, end: i64, bytes_per_second: f64, span: Millis) {
+        if self.last.is_some_and(|last| position < last.position || end < last.end) {
+            // Another owner begins where the one before had committed: what lies between is read twice.
+            *self = Self::default();
+        }
+        let bytes = self
+            .last
+            .map_or(0.0, |last| last.bytes + bytes_per_second * now.since(last.at).0 as f64 / 1_000.0);
+        let stand = Stand { at: now, position, end, bytes };
+        let first = *self.first.get_or_insert(stand);
+        let middle = *self.middle.get_or_insert(first);
+        if now.since(middle.at) >= span {
+            (self.first, self.middle) = (Some(middle), Some(stand));
+        }
+        self.last = Some(stand);
+    }
+
+    /// Bytes that come in a second, by the size of what is read; `None` where too little is known.
+    fn bytes_per_second(&self, span: Millis) -> Option<f64> {
+        let (first, last) = (self.first?, self.last?);
+        let (read, came) = (last.position - first.position, last.end - first.end);
+        let passed = last.at.since(first.at);
+        if passed < span || passed == Millis(0) || read <= 0 {
+            return None;
+        }
+        let missed = (came as f64 / read as f64).clamp(0.0, MOST_MISSED);
+        Some((last.bytes - first.bytes) * missed * 1_000.0 / passed.0 as f64)
+    }
 }
 
 /// Moving averages of one slot's figures.
@@ -61,17 +119,17 @@ pub(crate) struct Load {
     since: Option<Millis>,
     /// Whose CPU it is, and since when.
     owner: Option<(Epoch, Millis)>,
+    progress: Progress,
 }
 
 impl Load {
     /// Takes in what the owner with `epoch` says of the running slot.
     pub(crate) fn observe(&mut self, now: Millis, epoch: Epoch, metrics: &SlotMetrics, span: Millis) {
         self.pass(now, span);
-        let lag_seconds = match metrics.lag {
-            Some(lag) if metrics.records_per_second > 0.0 => lag as f64 / metrics.records_per_second,
-            Some(_) | None => 0.0,
-        };
-        let figures = Figures { bytes_per_second: metrics.bytes_per_second, cpu: metrics.cpu, lag_seconds };
+        if let (Some(position), Some(end)) = (metrics.position, metrics.end) {
+            self.progress.note(now, position.0, end.0, metrics.bytes_per_second, span);
+        }
+        let figures = Figures { bytes_per_second: metrics.bytes_per_second, cpu: metrics.cpu };
         if self.since.is_none() {
             self.since = Some(now);
             self.average = figures;
@@ -91,7 +149,6 @@ impl Load {
         for (average, last) in [
             (&mut self.average.bytes_per_second, self.last.bytes_per_second),
             (&mut self.average.cpu, self.last.cpu),
-            (&mut self.average.lag_seconds, self.last.lag_seconds),
         ] {
             *average += part * (last - *average);
         }
@@ -107,9 +164,8 @@ impl Load {
     }
 
     /// In cores, when a byte a second costs `cost`.
-    fn cores(&self, cost: f64) -> f64 {
-        let behind = (self.average.lag_seconds / LONG_LAG).clamp(0.0, 1.0);
-        self.average.bytes_per_second * cost * (1.0 + behind)
+    fn cores(&self, cost: f64, span: Millis) -> f64 {
+        self.progress.bytes_per_second(span).unwrap_or(self.average.bytes_per_second) * cost
     }
 }
 
@@ -138,8 +194,8 @@ impl Coordinator {
             }
         }
         let cost_of = |pipeline: &PipelineId| match costs.get(pipeline) {
-            Some(sum) if sum.measure > 0.0 => (sum.cpu / sum.measure).max(LEAST_COST),
-            Some(_) | None => LEAST_COST,
+            Some(sum) if sum.measure > 0.0 && sum.cpu > 0.0 => (sum.cpu / sum.measure).max(LEAST_COST),
+            Some(_) | None => USUAL_COST,
         };
         let mut works: BTreeMap<WorkerId, Sum> = BTreeMap::new();
         let (mut known, mut total) = (0_u64, 0_u64);
@@ -152,7 +208,7 @@ impl Coordinator {
                 Some(_) | None => cost.insert((id.pipeline.clone(), cost_of(&id.pipeline))).1,
             };
             let weight = slot.load.is_known(now, span).then(|| {
-                let millionths = slot.load.cores(per_byte).min(LARGEST_FIGURE) * 1e6;
+                let millionths = slot.load.cores(per_byte, span).min(LARGEST_FIGURE) * 1e6;
                 LEAST_LOAD.saturating_add(millionths as u64).min(LARGEST_LOAD)
             });
             if let Some(weight) = weight {
@@ -177,7 +233,11 @@ impl Coordinator {
             slot.weight = weight.unwrap_or(average);
         }
         for (id, worker) in &mut self.workers {
-            worker.speed = works.get(id).map_or(NORMAL_SPEED, speed);
+            // Who does too little to be judged is what it was judged to be: forgotten with its slots, it would get
+            // them back, be judged, and lose them again.
+            if let Some(achieved) = works.get(id).and_then(achieved) {
+                worker.speed = judged(worker.speed, achieved);
+            }
             for (slot, intended) in &mut worker.intended {
                 intended.load = self.slots.get(slot).map_or(average, |slot| slot.weight);
             }
@@ -189,10 +249,21 @@ impl Coordinator {
 /// A slot counts for no more than this many millionths of a core.
 const LARGEST_LOAD: u64 = 1_000_000_000;
 
-fn speed(sum: &Sum) -> u32 {
-    if sum.cpu < JUDGED_FROM || sum.measure <= 0.0 {
-        return NORMAL_SPEED;
+/// In parts of what is usual; `None`: too little is known.
+fn achieved(sum: &Sum) -> Option<f64> {
+    (sum.cpu >= JUDGED_FROM && sum.measure > 0.0)
+        .then(|| (sum.measure / sum.cpu).clamp(*SPEEDS.start(), *SPEEDS.end()))
+}
+
+/// The speed of a worker that was judged to have `known` percent. A figure that wavers about any bound crosses it
+/// once: what is known stands as long as the new figure is not clearly another one.
+fn judged(known: u32, achieved: f64) -> u32 {
+    let normal = f64::from(NORMAL_SPEED);
+    if known != NORMAL_SPEED && ALIKE.contains(&(achieved * normal / f64::from(known.max(1)))) {
+        known
+    } else if NORMAL_SPEEDS.contains(&achieved) {
+        NORMAL_SPEED
+    } else {
+        (achieved * normal) as u32
     }
-    let speed = (sum.measure / sum.cpu).clamp(*SPEEDS.start(), *SPEEDS.end());
-    if NORMAL_SPEEDS.contains(&speed) { NORMAL_SPEED } else { (speed * f64::from(NORMAL_SPEED)) as u32 }
 }

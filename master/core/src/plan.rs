@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::coordinator::{Balance, Coordinator};
 use crate::history::{Beside, MoveReason};
 use crate::rebalance::{CORE, Demand, Numbering, Offer, Wish, seat_of, zones_of};
+use crate::settings::Settings;
 use crate::solver::{Cause, Change, Evening, Item, NOBODY, Problem, share, solve};
 use crate::state::{Hold, Life, Resend, Slot, Worker};
 
@@ -24,6 +25,30 @@ pub(crate) struct Planned {
 
 /// Decided moves by the worker that gives.
 pub(crate) type Queues = BTreeMap<WorkerId, VecDeque<Planned>>;
+
+/// A slot that moved, and how often it did so for the load's sake lately. Each time makes it rest for twice as long, and
+/// asks for one margin more: figures that waver, however they do, come to move nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moved {
+    at: Millis,
+    for_load: u32,
+}
+
+/// More moves for the load's sake make no slot more reluctant.
+const MOST_RELUCTANT: u32 = 6;
+
+impl Moved {
+    fn rests(self, now: Millis, settings: &Settings) -> bool {
+        let doubled = self.for_load.saturating_sub(1);
+        self.at.plus(Millis(settings.rest.0.saturating_mul(1 << doubled))) > now
+    }
+
+    /// Moves for the load's sake that are not forgotten: one is, after each longest rest without another.
+    fn reluctance(self, now: Millis, settings: &Settings) -> u32 {
+        let forgotten = now.since(self.at).0 / settings.longest_rest().0.max(1);
+        self.for_load.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
+    }
+}
 
 /// What would be moved now, as [`Event::Rebalance`](crate::Event::Rebalance) would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -171,8 +196,8 @@ impl Coordinator {
     pub(crate) fn look_at_load(&mut self, why: Balance) {
         self.weigh();
         self.balanced_at = self.now;
-        let (now, rest) = (self.now, self.settings.rest);
-        self.moved.retain(|_, moved| moved.plus(rest) > now);
+        let (now, settings) = (self.now, &self.settings);
+        self.moved.retain(|_, moved| moved.rests(now, settings) || moved.reluctance(now, settings) > 0);
         if self.balance_due != Some(Balance::Asked) {
             self.balance_due = Some(why);
         }
@@ -347,13 +372,22 @@ impl Coordinator {
         }
     }
 
-    fn is_resting(&self, slot: &SlotId, though: bool) -> bool {
-        !though && self.moved.get(slot).is_some_and(|moved| self.rests(*moved))
+    /// Whether the slot rests, and how reluctant it is, by the last look at the load: between two looks nothing
+    /// changes by time alone.
+    fn calm_of(&self, slot: &SlotId, though: bool) -> (bool, u32) {
+        let (at, settings) = (self.balanced_at, &self.settings);
+        let moved = self.moved.get(slot).filter(|_| !though);
+        moved.map_or((false, 0), |moved| {
+            (moved.rests(at, settings), moved.reluctance(at, settings).saturating_sub(1))
+        })
     }
 
-    /// Judged by the last look at the load: between two looks nothing changes by time alone.
-    fn rests(&self, moved: Millis) -> bool {
-        moved.plus(self.settings.rest) > self.balanced_at
+    /// The slot went to another worker.
+    pub(crate) fn note_moved(&mut self, slot: &SlotId, reason: &MoveReason) {
+        let before = self.moved.get(slot).map_or(0, |moved| moved.reluctance(self.now, &self.settings));
+        let more = u32::from(matches!(reason, MoveReason::Uneven { .. }));
+        let for_load = (before + more).min(MOST_RELUCTANT);
+        self.moved.insert(slot.clone(), Moved { at: self.now, for_load });
     }
 
     fn weight_of(&self, pipeline: &PipelineId) -> u32 {
@@ -371,9 +405,9 @@ impl Coordinator {
             if let Some((avoided, _)) = self.avoiding.get(id) {
                 avoids.push((items.len(), avoided));
             }
-            let resting = !self.moved.is_empty() && self.is_resting(id, though_resting);
+            let (resting, reluctance) = self.calm_of(id, though_resting);
             let pipeline = pipelines.of(&id.pipeline);
-            items.push(Item { pipeline, load, owner, avoids: NOBODY, resting });
+            items.push(Item { pipeline, load, owner, avoids: NOBODY, resting, reluctance });
             slots.push(id);
         };
         let mut homeless = Vec::new();
@@ -421,10 +455,10 @@ impl Coordinator {
         let living = self.workers.iter().filter(|(_, worker)| worker.life != Life::Dead);
         let wanted =
             self.slots.iter().filter(|(id, slot)| slot.halt.is_none() && self.grants_slots_of(&id.pipeline));
-        let wish = |id: &SlotId, load| Wish {
-            load,
-            avoids: self.avoiding.get(id).map(|(worker, _)| worker.clone()),
-            resting: self.is_resting(id, false),
+        let wish = |id: &SlotId, load| {
+            let (resting, reluctance) = self.calm_of(id, false);
+            let avoids = self.avoiding.get(id).map(|(worker, _)| worker.clone());
+            Wish { load, avoids, resting, reluctance }
         };
         Demand {
             workers: living.map(|(id, worker)| (id.clone(), self.offer(id, worker))).collect(),

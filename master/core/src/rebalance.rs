@@ -37,6 +37,8 @@ pub struct Wish {
     pub avoids: Option<WorkerId>,
     /// It moved a moment ago: it does not move for the load's sake.
     pub resting: bool,
+    /// So many margins more must be worth it to move it for the load's sake.
+    pub reluctance: u32,
 }
 
 /// Slots to be owned and workers to own them.
@@ -81,6 +83,7 @@ pub fn rebalance(demand: &Demand, previous: &Assignment) -> Assignment {
                 owner: *owner,
                 avoids: wish.avoids.as_ref().map_or(NOBODY, number_of),
                 resting: wish.resting,
+                reluctance: wish.reluctance,
             }
         })
         .collect();

@@ -30,7 +30,8 @@ pub struct Settings {
     pub balance_interval: Millis,
     /// By how much less load per core must be beside a slot where it goes, in percent of what is there.
     pub margin_percent: u32,
-    /// How long a slot that moved is not moved for the load's sake.
+    /// How long a slot that moved is not moved for the load's sake; doubles with each such move, up to
+    /// [`Settings::longest_rest`].
     pub rest: Millis,
     /// Moves kept for the page.
     pub moves_kept: usize,
@@ -74,6 +75,11 @@ pub struct InvalidSettings {
 }
 
 impl Settings {
+    /// Where the doubling of [`Settings::rest`] ends.
+    pub fn longest_rest(&self) -> Millis {
+        Millis(self.rest.0.saturating_mul(32))
+    }
+
     /// Whether the spans fit together.
     pub fn check(&self) -> Result<(), InvalidSettings> {
         let wrong =

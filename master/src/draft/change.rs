@@ -48,8 +48,12 @@ pub(crate) fn change(
     changed.user.clone_from(&stored.user);
     changed.earlier_transforms.clone_from(&stored.earlier_transforms);
     if changed.transform != stored.transform {
+        changed.earlier_transforms.retain(|earlier| *earlier != stored.transform);
         changed.earlier_transforms.push(stored.transform.clone());
     }
+    // A slot that still stands in a stretch of one that is forgotten halts and names it.
+    let forgotten = changed.earlier_transforms.len().saturating_sub(EARLIER_TRANSFORMS);
+    changed.earlier_transforms.drain(..forgotten);
     Ok(changed)
 }
 
@@ -60,6 +64,9 @@ fn start(start: StartPosition) -> String {
         StartPosition::Timestamp(at_ms) => crate::snapshot::date_time(at_ms),
     }
 }
+
+/// Definitions of the transform that a pipeline remembers: every grant carries them.
+const EARLIER_TRANSFORMS: usize = 32;
 
 #[cfg(test)]
 mod tests {

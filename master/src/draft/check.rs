@@ -10,6 +10,16 @@ use super::Draft;
 const LONGEST_NAME: usize = 41;
 /// A greater share than that is all there is.
 const LARGEST_WEIGHT: u64 = 1_000;
+/// Files are made in memory.
+const LARGEST_FILE: u64 = 4 << 30;
+const MOST_ROWS: u64 = 1_000_000_000;
+const FASTEST_RATE: u64 = 1_000_000_000;
+/// The source must keep what is not in the lake yet, and a takeover reads it again.
+const LONGEST_ROLL_MS: u64 = 24 * 3_600_000;
+/// What was taken in waits in memory until its commit.
+const LONGEST_INTERVAL_MS: u64 = 3_600_000;
+/// Its keys are held in memory, 40 bytes each.
+const LARGEST_WINDOW: u64 = 100_000_000;
 
 impl Draft {
     /// Everything that is wrong with it; nothing if it can be admitted as far as it goes by itself.
@@ -27,22 +37,28 @@ impl Draft {
                 "at least one of enriched_topic and [sinks.lake]".into()
             }),
         }
-        for (key, value) in [
-            ("sinks.commit_interval", self.commit_interval_ms),
-            ("sinks.lake.roll_bytes", self.roll.max_bytes),
-            ("sinks.lake.roll_rows", self.roll.max_rows),
-            ("sinks.lake.roll_age", self.roll.max_age_ms),
-            ("sinks.lake.roll_idle", self.roll.max_idle_ms),
-            ("max_rate", self.max_rate.unwrap_or(1)),
+        for (key, value, most) in [
+            ("sinks.lake.roll_bytes", self.roll.max_bytes, LARGEST_FILE),
+            ("sinks.lake.roll_rows", self.roll.max_rows, MOST_ROWS),
+            ("max_rate", self.max_rate.unwrap_or(1), FASTEST_RATE),
+            ("weight", self.weight, LARGEST_WEIGHT),
         ] {
-            problems.unless(value > 0, key, "0", || "more than 0".into());
+            let (value, fits) = (value.to_string(), (1..=most).contains(&value));
+            problems.unless(fits, key, &value, || format!("1 to {most}"));
         }
-        problems.unless(
-            (1..=LARGEST_WEIGHT).contains(&self.weight),
-            "weight",
-            &self.weight.to_string(),
-            || format!("1 to {LARGEST_WEIGHT}"),
-        );
+        for (key, value, most) in [
+            ("sinks.commit_interval", self.commit_interval_ms, LONGEST_INTERVAL_MS),
+            ("sinks.lake.roll_age", self.roll.max_age_ms, LONGEST_ROLL_MS),
+            ("sinks.lake.roll_idle", self.roll.max_idle_ms, LONGEST_ROLL_MS),
+        ] {
+            let (value, fits) = (format!("{value}ms"), (1..=most).contains(&value));
+            problems.unless(fits, key, &value, || format!("1ms to {}h", most / 3_600_000));
+        }
+        if let Some(window) = self.duplicate_window {
+            problems.unless(window <= LARGEST_WINDOW, "duplicate_window", &window.to_string(), || {
+                format!("0 to {LARGEST_WINDOW}")
+            });
+        }
         problems.0.extend(registry.check(&self.transform));
         problems.0
     }

@@ -82,7 +82,7 @@ impl Scene {
     async fn ask(&self, flags: &ClientFlags) -> Result<(), String> {
         let mut client = self.connect(flags).await?;
         let answer = client.list_workers(ListWorkersRequest {}).await;
-        answer.map(drop).map_err(|status| channel::words(&status, flags))
+        answer.map(drop).map_err(|status| channel::words(&status))
     }
 
     /// The answer to a registration from `host` under `id`.

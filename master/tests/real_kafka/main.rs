@@ -79,6 +79,31 @@ async fn refusals_tell_all_and_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_that_would_lose_or_jam_are_refused_all_at_once_and_nothing_is_made() {
+    let mut scene = Scene::start("unfit", 2).await;
+    let draft = scene.draft("clicks");
+    let (raw, enriched) = (scene.raw.clone(), scene.enriched.clone());
+    scene.set(&raw, "retention.ms", "60000").await;
+    scene.set(&enriched, "min.insync.replicas", "3").await;
+    let refused = scene.submit(&draft, false).await.expect_err("unfit");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    for words in [
+        format!("topic {raw}: retention.ms = 60000"),
+        format!("topic {enriched}: partition 0 has 1 replicas in sync and min.insync.replicas = 3"),
+    ] {
+        assert!(refused.message().contains(&words), "{refused}");
+    }
+    assert_eq!(scene.partitions(&draft.invalid_topic).await, None);
+    assert!(!scene.lake_folder().join("_millrace").exists());
+    scene.set(&raw, "retention.ms", "7200000").await;
+    scene.set(&enriched, "min.insync.replicas", "1").await;
+    let admitted = scene.submit(&draft, false).await.expect("admitted");
+    let short = format!("topic {raw} keeps its records for 120 minutes only");
+    assert!(admitted.notes.iter().any(|note| note.contains(&short)), "{admitted:?}");
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn added_partitions_are_picked_up_and_a_deleted_topic_is_said() {
     let mut scene = Scene::start("grow", 2).await;
     scene.submit(&scene.draft("clicks"), false).await.expect("admitted");

@@ -15,7 +15,7 @@ use millrace_proto::v1::{
     SubmitPipelineResponse,
 };
 use millrace_transform::Registry;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -88,6 +88,17 @@ impl Scene {
 
     pub(crate) async fn stop(self) {
         self.master.stop().await;
+    }
+
+    /// Changes one setting of a topic, which is made if it is absent.
+    pub(crate) async fn set(&self, topic: &str, setting: &str, value: &str) {
+        ensure_topics(&self.servers, &[topic], &[], 1).await.expect("topic");
+        let admin: AdminClient<DefaultClientContext> =
+            client_config(&self.servers, "test").create().expect("admin client");
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(setting, value);
+        for altered in admin.alter_configs([&config], &AdminOptions::new()).await.expect("answered") {
+            altered.expect("altered");
+        }
     }
 
     /// The master ends, and another one goes on with its state.

@@ -18,7 +18,6 @@ use millrace_common::types::SlotId;
 use millrace_proto::channel::AsksToken;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -34,6 +33,8 @@ use crate::manager::Shown;
 /// What runs here now.
 pub(crate) type View = Arc<dyn Fn() -> BTreeMap<SlotId, Shown> + Send + Sync>;
 
+/// For the log.
+const NAME: &str = "the worker's Arrow Flight";
 /// A ticket is small; nothing else is taken in.
 const LARGEST_REQUEST: usize = 64 << 10;
 /// Until an answer begins; its stream has the limits' own deadline.
@@ -86,10 +87,10 @@ pub(super) async fn serve_within(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .timeout(ANSWER_DEADLINE)
         .tcp_nodelay(true)
-        .add_service(InterceptedService::new(service, AsksToken(token)));
+        .add_service(InterceptedService::new(service, AsksToken::new(token)));
     match tls {
-        None => server.serve_with_incoming(TcpListenerStream::new(listener)).await,
-        Some(tls) => server.serve_with_incoming(tls::incoming(listener, tls, &shutdown)).await,
+        None => server.serve_with_incoming(tls::plain_incoming(NAME, listener, &shutdown)).await,
+        Some(tls) => server.serve_with_incoming(tls::incoming(NAME, listener, tls, &shutdown)).await,
     }
 }
 

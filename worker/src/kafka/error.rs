@@ -48,6 +48,17 @@ impl NativeError {
         Err(Self { code: code.into(), message, fatal: false, retriable: false })
     }
 
+    /// A topic refuses a record for what it is: too large, or against the topic's settings. Repeating it is in vain.
+    pub(crate) fn is_refused_record(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::MessageBatchTooLarge
+                | RDKafkaErrorCode::InvalidTimestamp
+                | RDKafkaErrorCode::InvalidRecord
+        )
+    }
+
     /// Another producer with the same transactional id took over, or the broker timed the transaction out
     /// (the two look alike from here).
     pub(crate) fn is_fence(&self) -> bool {

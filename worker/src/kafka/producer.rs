@@ -24,6 +24,8 @@ use super::transaction::{EnrichedRecords, InvalidRecord, Transaction};
 /// The broker aborts a transaction that is open for longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// librdkafka's own upper end.
+const MOST_MESSAGE_BYTES: &str = "1000000000";
 /// What a producer may hold of a transaction under way.
 const PRODUCER_QUEUE_KILOBYTES: usize = 16 << 10;
 
@@ -38,6 +40,9 @@ pub(crate) enum TransactionError {
     /// Another owner took over (or the broker timed us out).
     #[error("fenced: {0}")]
     Fenced(#[source] KafkaFailure),
+    /// Not committed: a sink's topic refuses a record, and will again.
+    #[error("refused: {0}")]
+    Refused(#[source] KafkaFailure),
     /// It may or may not be committed: only the record tells, read after a new fence.
     #[error("in doubt: {0}")]
     Doubt(String),
@@ -45,7 +50,11 @@ pub(crate) enum TransactionError {
 
 impl From<KafkaFailure> for TransactionError {
     fn from(failure: KafkaFailure) -> Self {
-        if failure.source.is_fence() { Self::Fenced(failure) } else { Self::Doubt(failure.to_string()) }
+        match &failure.source {
+            source if source.is_fence() => Self::Fenced(failure),
+            source if source.is_refused_record() => Self::Refused(failure),
+            _ => Self::Doubt(failure.to_string()),
+        }
     }
 }
 
@@ -89,7 +98,8 @@ impl SlotProducer {
             .set("compression.type", "lz4")
             // A full queue makes the transaction's thread wait.
             .set("queue.buffering.max.kbytes", PRODUCER_QUEUE_KILOBYTES.to_string())
-            .set("message.max.bytes", "2000000");
+            // What is too large, the topic's own setting says: by the compressed size, which only the broker knows.
+            .set("message.max.bytes", MOST_MESSAGE_BYTES);
         let native = config.create_native_config()?;
         let watch = Arc::new(DoubtWatch::default());
         // SAFETY: the configuration is valid until `Client::new` takes it; the watch outlives the client.
@@ -110,11 +120,28 @@ impl SlotProducer {
     /// `init_transactions`: from its success on, every predecessor with this transactional id is fenced and its
     /// open transaction aborted.
     pub(crate) fn fence(&self, deadline: Duration) -> Result<(), KafkaFailure> {
+        self.connect(deadline)?;
         // SAFETY: the client is valid; the error is ours.
         unsafe {
             NativeError::take(sys::rd_kafka_init_transactions(self.client.native_ptr(), millis(deadline)))
         }
         .map_err(|error| KafkaFailure::new("fencing the predecessor (init_transactions)", error))
+    }
+
+    /// Waits for a connection to any broker. Without one librdkafka looks for the transaction's coordinator again only
+    /// after half a second, however soon it is connected.
+    fn connect(&self, deadline: Duration) -> Result<(), KafkaFailure> {
+        let mut metadata = ptr::null();
+        // SAFETY: no topic of ours is made by it (a producer has none yet); what it gives is freed.
+        let code = unsafe {
+            let (native, none) = (self.client.native_ptr(), ptr::null_mut());
+            let code = sys::rd_kafka_metadata(native, 0, none, &raw mut metadata, millis(deadline));
+            if !metadata.is_null() {
+                sys::rd_kafka_metadata_destroy(metadata);
+            }
+            code
+        };
+        NativeError::from_code(code).map_err(|error| KafkaFailure::new("connecting to Kafka", error))
     }
 
     /// Runs the transaction. `Ok` means certainly committed, by requests that were each sent once.

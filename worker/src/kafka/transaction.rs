@@ -13,6 +13,19 @@ pub(crate) struct InvalidRecord {
     pub(crate) headers: Vec<(&'static str, String)>,
 }
 
+impl InvalidRecord {
+    /// Bytes of key, value and headers.
+    pub(crate) fn bytes(&self) -> usize {
+        let part = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        part(&self.key) + part(&self.value) + headers
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// Records for the enriched topic, in one piece of memory.
 #[derive(Debug, Default)]
 pub(crate) struct EnrichedRecords {
@@ -52,6 +65,15 @@ impl EnrichedRecords {
 
     pub(crate) fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// Source offset and bytes of the largest record.
+    pub(crate) fn largest(&self) -> Option<(i64, usize)> {
+        let length = |part: &Option<Range<usize>>| part.as_ref().map_or(0, Range::len);
+        self.records
+            .iter()
+            .map(|record| (record.offset, length(&record.key) + length(&record.value)))
+            .max_by_key(|(_, bytes)| *bytes)
     }
 
     /// Bytes of memory that the records hold.

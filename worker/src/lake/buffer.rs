@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::ArrowError;
-use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use bytes::Bytes;
 use millrace_common::event::day::Day;
@@ -16,11 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::LakeFormat;
 use super::day_file::DayFile;
+use super::recent::RecentRows;
 
 /// The most days that one flush opens, the unplaced ones not counted. Rows of further days are unplaced.
 pub const MAX_OPEN_DAYS: usize = 64;
-/// Rows that are kept for those who want to look.
-const LATEST_ROWS: usize = 1000;
 
 /// Where the rows come from and who writes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,15 +68,21 @@ pub struct LakeBuffer {
     format: LakeFormat,
     files: BTreeMap<Day, DayFile>,
     rows_unplaced: u64,
-    /// The last rows that came in, for those who want to look.
-    latest: Option<RecordBatch>,
+    recent: RecentRows,
     /// Rows that could not be written: [`LakeBuffer::finish`] reports it, so nothing of them is committed.
     failed: Option<FinishError>,
 }
 
 impl LakeBuffer {
     pub fn new(provenance: Provenance, format: LakeFormat) -> Self {
-        Self { provenance, format, files: BTreeMap::new(), rows_unplaced: 0, latest: None, failed: None }
+        Self {
+            provenance,
+            format,
+            files: BTreeMap::new(),
+            rows_unplaced: 0,
+            recent: RecentRows::default(),
+            failed: None,
+        }
     }
 
     /// Takes rows into the files of their days: the arrays that the transform made, and the place of each row, in the
@@ -97,7 +101,7 @@ impl LakeBuffer {
         let offsets = places.iter().map(|place| place.offset).collect();
         let Provenance { topic, slot, .. } = &self.provenance;
         let rows = self.format.rows(topic, slot.partition, offsets, made).map_err(FinishError::Rows)?;
-        self.latest = Some(last_rows(self.latest.as_ref(), &rows, LATEST_ROWS).map_err(FinishError::Rows)?);
+        self.recent.push(&rows).map_err(FinishError::Rows)?;
         let mut days: BTreeMap<Day, Vec<u64>> = BTreeMap::new();
         let mut memory: Option<(Day, Day)> = None;
         for (row, place) in (0u64..).zip(places) {
@@ -145,9 +149,14 @@ impl LakeBuffer {
         self.files.iter().map(|(day, file)| (*day, file.row_count())).collect()
     }
 
-    /// The last rows that came in, a thousand at most.
-    pub fn latest(&self) -> Option<&RecordBatch> {
-        self.latest.as_ref()
+    /// The last rows that came in, a thousand at most, in a copy.
+    pub fn latest(&self) -> Option<RecordBatch> {
+        self.recent.all().unwrap_or_else(|error| panic!("rows of one format: {error}"))
+    }
+
+    /// Bytes of memory that [`LakeBuffer::latest`]'s rows take, whether or not files are open.
+    pub fn latest_bytes(&self) -> u64 {
+        self.recent.memory() as u64
     }
 
     /// Rows in the open files.
@@ -199,22 +208,5 @@ impl LakeBuffer {
                 })
             })
             .collect()
-    }
-}
-
-/// A copy of the last rows, so that they don't hold the memory of all.
-fn last_rows(
-    before: Option<&RecordBatch>,
-    rows: &RecordBatch,
-    most: usize,
-) -> Result<RecordBatch, ArrowError> {
-    let first = rows.num_rows().saturating_sub(most);
-    let numbers = (first as u64..rows.num_rows() as u64).collect::<Vec<_>>();
-    let last = take_record_batch(rows, &UInt64Array::from(numbers))?;
-    match before.map(|before| (before, before.num_rows().min(most - last.num_rows()))) {
-        Some((before, kept)) if kept > 0 => {
-            concat_batches(&last.schema(), [&before.slice(before.num_rows() - kept, kept), &last])
-        }
-        _ => Ok(last),
     }
 }

@@ -4,6 +4,7 @@
 mod buffer;
 mod day_file;
 mod format;
+mod recent;
 #[cfg(test)]
 mod tests;
 

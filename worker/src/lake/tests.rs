@@ -325,3 +325,19 @@ fn the_latest_rows_are_kept_over_small_batches_and_flushes() {
     let offsets = latest["kafka_offset"].as_primitive::<Int64Type>().values();
     assert_eq!(offsets.to_vec(), (500..1500).collect::<Vec<_>>());
 }
+
+#[test]
+fn few_large_rows_are_kept_instead_of_a_thousand() {
+    let mut lake = buffer();
+    let page = "x".repeat(300_000);
+    let event = format!(
+        r#"{{"type":"click","package_id":"p","event":{{"timestamp":"2024-01-15T10:30:00Z","page":"/{page}"}}}}"#
+    );
+    for offset in 0..50 {
+        append(&mut lake, offset, &event);
+        assert!(lake.latest_bytes() < 3 << 20, "{} bytes for looking", lake.latest_bytes());
+    }
+    let latest = lake.latest().expect("rows");
+    let offsets = latest["kafka_offset"].as_primitive::<Int64Type>().values().to_vec();
+    assert!((2..10).contains(&offsets.len()) && offsets.last() == Some(&49), "{offsets:?}");
+}

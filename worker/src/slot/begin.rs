@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) transform: TransformDefinition,
     /// Go no further than the topic cursor: the definition has changed.
     pub(super) only_levels: bool,
+    /// Where reading begins: at the slower sink's cursor, less what the duplicate rule looks back to and the log holds.
+    pub(super) read_from: NextOffset,
 }
 
 /// Why the slot can't go on without a person.
@@ -56,20 +58,12 @@ pub(super) fn plan(
 ) -> Result<Plan, Refusal> {
     let current = fingerprint(&definition.transform);
     if record.is_level() {
-        return Ok(Plan {
-            record: CommittedRecord {
-                window: level_window(&record, definition.duplicate_window, log),
-                transform: current,
-                ..record
-            },
-            transform: definition.transform.clone(),
-            only_levels: false,
-        });
+        let window = level_window(&record, definition.duplicate_window, log);
+        let record = CommittedRecord { window, transform: current, ..record };
+        let (transform, read_from) = (definition.transform.clone(), needed_from(&record));
+        return Ok(Plan { record, transform, only_levels: false, read_from });
     }
-    let needed = match record.window.size {
-        0 => record.lake_cursor,
-        _ => record.window.reaches_back_to(record.lake_cursor.0),
-    };
+    let needed = needed_from(&record);
     // Who turned the rule off has been told, and goes on with what the log still holds.
     if needed < log.first && definition.duplicate_window > 0 {
         return Err(Refusal::WindowLost {
@@ -80,19 +74,27 @@ pub(super) fn plan(
             window: record.window.size,
         });
     }
+    // Nothing below the cursor is lost by beginning at the log's start; what is missing from the cursor on is found out.
+    let read_from = needed.max(log.first.min(record.lake_cursor));
     if record.transform == current {
         let only_levels = record.window.size != definition.duplicate_window;
-        return Ok(Plan { record, transform: definition.transform.clone(), only_levels });
+        return Ok(Plan { record, transform: definition.transform.clone(), only_levels, read_from });
     }
     let earlier = definition.earlier_transforms.iter().rev();
     match earlier.into_iter().find(|transform| fingerprint(transform) == record.transform) {
-        Some(transform) => Ok(Plan { transform: transform.clone(), record, only_levels: true }),
+        Some(transform) => Ok(Plan { transform: transform.clone(), record, only_levels: true, read_from }),
         None => Err(Refusal::TransformUnknown {
             lake: record.lake_cursor,
             topic: record.topic_cursor,
             fingerprint: record.transform,
         }),
     }
+}
+
+/// The first offset that must be taken in before the slower sink goes on.
+fn needed_from(record: &CommittedRecord) -> NextOffset {
+    let cursor = record.lake_cursor.min(record.topic_cursor);
+    record.window.reaches_back_to(cursor.0).min(cursor)
 }
 
 /// The window of a record whose sinks are level: it may change, and reaches back no further than the log.
@@ -161,7 +163,15 @@ mod tests {
         let uneven = plan(record(990, 1000, &definition), &definition, log).expect_err("refused");
         assert!(uneven.to_string().contains("duplicate_window = 0"), "{uneven}");
         let off = PipelineDefinition { duplicate_window: 0, ..definition.clone() };
-        assert!(plan(record(990, 1000, &definition), &off, log).expect("a plan").only_levels);
+        let told = plan(record(990, 1000, &definition), &off, log).expect("a plan");
+        assert_eq!(
+            (told.only_levels, told.read_from),
+            (true, NextOffset(950)),
+            "read what the log still holds"
+        );
+        let gone =
+            plan(record(990, 1000, &definition), &off, Log { first: NextOffset(995) }).expect("a plan");
+        assert_eq!(gone.read_from, NextOffset(990), "what the lake needs is asked for, and found lost");
         let later = Log { first: NextOffset(890) };
         assert!(plan(record(990, 1000, &definition), &definition, later).is_ok());
     }

@@ -1,12 +1,13 @@
 //! The one transaction that decides: enriched and invalid records, and the slot's record with its new cursors.
 
+use millrace_common::headers;
 use millrace_common::record::CommittedRecord;
-use millrace_common::types::StopReason;
+use millrace_common::types::{HaltKind, StopReason};
 
 use super::intake::Products;
 use super::{Claimed, Exit, Slot};
 use crate::compute::blocking;
-use crate::kafka::{Transaction, TransactionError};
+use crate::kafka::{KafkaFailure, Transaction, TransactionError};
 
 /// Commits `products` and `record` together: all of it is visible from then on, or nothing.
 pub(super) async fn commit(
@@ -33,9 +34,33 @@ pub(super) async fn commit(
             Ok(()) => Ok(Claimed { producer, record }),
             Err(TransactionError::Fenced(_)) => Err(Exit::Stop(StopReason::Fenced)),
             Err(TransactionError::Doubt(detail)) => Err(Exit::Doubt(detail)),
+            Err(TransactionError::Refused(failure)) => Err(refused(&transaction, &failure)),
         }
     })
     .await
+}
+
+/// The halt that a record leads to which a sink's topic refuses.
+fn refused(transaction: &Transaction<'_>, failure: &KafkaFailure) -> Exit {
+    let enriched = transaction.enriched.and_then(|(topic, records)| {
+        let (offset, bytes) = records.largest()?;
+        Some(format!("topic {topic:?}: the largest record, of source offset {offset}, has {bytes} bytes"))
+    });
+    let invalid = transaction.invalid.and_then(|(topic, _, records)| {
+        let largest = records.iter().max_by_key(|record| record.bytes())?;
+        let (offset, bytes) = (largest.header(headers::SOURCE_OFFSET)?, largest.bytes());
+        Some(format!("topic {topic:?}: the largest record, of source offset {offset}, has {bytes} bytes"))
+    });
+    let sinks: Vec<String> = enriched.into_iter().chain(invalid).collect();
+    Exit::halt(
+        HaltKind::RecordRefused,
+        format!(
+            "Kafka refuses a record that must go to a sink ({failure}); of what was to be committed, to {}; give the \
+             topic a larger max.message.bytes (at least 1048588), or whichever other setting it was refused by, then \
+             resume the pipeline: nothing is lost meanwhile",
+            sinks.join("; to ")
+        ),
+    )
 }
 
 /// Commits the record unchanged: only its owner can. A deposed owner stops silently here, for its successor may

@@ -12,7 +12,7 @@ use millrace_common::event::{Rejection, RejectionCode};
 use millrace_common::headers;
 use millrace_common::record::{CommittedRecord, OffsetRanges, WindowBounds};
 use millrace_common::telemetry::RecordTraces;
-use millrace_common::types::{NextOffset, SlotId};
+use millrace_common::types::{NextOffset, SlotId, VERSION};
 use millrace_common::window::Window;
 use millrace_transform::{Output, RowPlace, SourceRecord, Transform, Verdict, Wants};
 
@@ -45,11 +45,18 @@ pub(super) struct Tally {
     pub(super) filtered: u64,
 }
 
-/// A record that the transform judges otherwise than it was judged when the topic sink passed it.
-#[derive(Debug)]
-pub(super) struct VerdictChanged {
-    pub(super) offset: i64,
-    pub(super) rejection: Rejection,
+/// Why records can't be taken in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotTaken {
+    /// The transform judges it otherwise than when the topic sink passed it.
+    #[error(
+        "offset {offset} is on the enriched topic, but this millrace ({VERSION}) refuses it: {rejection}; run the \
+         version that took it until the lake has passed it"
+    )]
+    VerdictChanged { offset: i64, rejection: Rejection },
+    /// What the transform gave contradicts itself: rows or records would be lost or doubled.
+    #[error("the transform is at fault, from offset {offset} on: {fault}")]
+    TransformAtFault { offset: i64, fault: String },
 }
 
 /// What a topic commit takes along.
@@ -122,11 +129,6 @@ impl Intake {
         }
     }
 
-    /// Where reading must begin: at the slower sink's cursor, less what the duplicate rule looks back to.
-    pub(super) fn read_from(&self) -> NextOffset {
-        self.window.reaches_back_to(self.topic_from.min(self.lake_from))
-    }
-
     /// Whether nothing more may be taken in before the lake has passed what was rejected.
     pub(super) fn is_full_of_rejections(&self) -> bool {
         self.room_for_rejections() == 0
@@ -149,7 +151,7 @@ impl Intake {
         first: usize,
         position: NextOffset,
         failing: &BTreeMap<i64, Rejection>,
-    ) -> Result<(usize, NextOffset), VerdictChanged> {
+    ) -> Result<(usize, NextOffset), NotTaken> {
         let (mut next, mut position) = (first, position);
         let mut records = batch.records(first, self.transform.reads_headers()).peekable();
         let mut judged: Vec<SourceRecord<'_>> = Vec::with_capacity(batch.len() - first);
@@ -196,7 +198,7 @@ impl Intake {
                     }
                     if self.has_topic && !wanted.values {
                         let rejection = rejection.clone();
-                        return Err(VerdictChanged { offset: record.offset, rejection });
+                        return Err(NotTaken::VerdictChanged { offset: record.offset, rejection });
                     }
                     self.quarantine(&record, rejection.clone());
                 } else {
@@ -230,10 +232,13 @@ impl Intake {
         records: &[SourceRecord<'_>],
         traceparents: &[Option<&[u8]>],
         wants: Wants,
-    ) -> Result<(), VerdictChanged> {
+    ) -> Result<(), NotTaken> {
         let mut output = std::mem::take(&mut self.output);
         self.transform.apply(records, wants, &mut output);
-        assert_eq!(output.verdicts().len(), records.len(), "a transform gives one verdict for each record");
+        if let Some(fault) = fault_of(&output, records, wants) {
+            let offset = records.first().map_or(0, |record| record.offset);
+            return Err(NotTaken::TransformAtFault { offset, fault });
+        }
         for ((record, traceparent), verdict) in records.iter().zip(traceparents).zip(output.verdicts()) {
             if let Some(traceparent) = traceparent {
                 if wants.values {
@@ -253,7 +258,7 @@ impl Intake {
                 Verdict::Rejected(rejection) if is_new => self.quarantine(record, (**rejection).clone()),
                 Verdict::Rejected(rejection) => {
                     let rejection = (**rejection).clone();
-                    return Err(VerdictChanged { offset: record.offset, rejection });
+                    return Err(NotTaken::VerdictChanged { offset: record.offset, rejection });
                 }
             }
         }
@@ -361,7 +366,7 @@ impl Intake {
 
     /// Bytes that the slot holds as long as it runs.
     pub(super) fn standing_memory(&self) -> u64 {
-        self.window.memory()
+        self.window.memory() + self.lake.as_ref().map_or(0, LakeBuffer::latest_bytes)
     }
 
     /// Records that wait to be quarantined.
@@ -377,7 +382,32 @@ impl Intake {
     /// The last rows that came in, the very last included.
     pub(super) fn latest_rows(&mut self) -> Option<RecordBatch> {
         self.move_rows();
-        self.lake.as_ref()?.latest().cloned()
+        self.lake.as_ref()?.latest()
+    }
+}
+
+/// What is wrong with the transform's answer for `records`, if anything: one verdict for each is expected, and one row
+/// for each that is kept, if rows are wanted.
+fn fault_of(output: &Output, records: &[SourceRecord<'_>], wants: Wants) -> Option<String> {
+    let (verdicts, rows) = (output.verdicts(), output.rows());
+    if verdicts.len() != records.len() {
+        return Some(format!("it gave {} verdicts for {} records", verdicts.len(), records.len()));
+    }
+    let kept = records.iter().zip(verdicts).filter(|(_, verdict)| matches!(verdict, Verdict::Kept(_)));
+    let mut expected = kept.map(|(record, _)| record.offset).filter(|_| wants.rows);
+    let mut found = rows.iter().map(|row| row.offset);
+    loop {
+        match (expected.next(), found.next()) {
+            (None, None) => return None,
+            (Some(kept), row) if row != Some(kept) => {
+                let row = row.map_or_else(|| "no row".to_owned(), |row| format!("a row of offset {row}"));
+                return Some(format!("it kept the record at offset {kept}, but gave {row}"));
+            }
+            (None, Some(row)) => {
+                return Some(format!("it gave a row of offset {row}, which it did not keep"));
+            }
+            _ => {}
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 use millrace_common::backoff::Backoff;
 use millrace_common::lake::Lake;
 use millrace_common::record::CommittedRecord;
-use millrace_common::types::{Epoch, Halt, HaltKind, PipelineDefinition, SlotId, StopReason};
+use millrace_common::types::{Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, SlotId, StopReason};
 use millrace_transform::{Registry, Transform};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -90,6 +90,8 @@ impl Exit {
 
 /// Deadline of one call to Kafka.
 const KAFKA_DEADLINE: Duration = Duration::from_secs(10);
+/// So many doubts in a row are shown to people.
+const DOUBTS: u32 = 3;
 /// Owners that may die one after the other before records are tried in a process of their own.
 const DEATHS: u32 = 2;
 
@@ -121,7 +123,12 @@ pub(crate) async fn run(slot: Slot) -> StopReason {
             Exit::Doubt(detail) => {
                 warn!(slot = %slot.id, epoch = %slot.epoch, detail, "producer retired, opening the slot anew");
                 slot.account.set(0, 0);
-                if slot.pause(backoff.next_wait()).await.is_err() {
+                let wait = backoff.next_wait();
+                if backoff.tries() >= DOUBTS {
+                    let times = backoff.tries();
+                    slot.status.set_trouble(format!("opened anew {times} times in a row: {detail}"));
+                }
+                if slot.pause(wait).await.is_err() {
                     break StopReason::Revoked;
                 }
             }
@@ -206,4 +213,6 @@ struct Open {
     transform: Box<dyn Transform>,
     /// The definition has changed: go no further than the topic cursor, then open anew with what it says now.
     only_levels: bool,
+    /// Where reading begins.
+    read_from: NextOffset,
 }

@@ -66,7 +66,7 @@ pub(super) async fn open(slot: &Slot, opened: bool) -> Result<Open, Exit> {
         Some(lake) => roll_forward(slot, lake, claimed, staged).await?,
         None => claimed,
     };
-    Ok(Open { claimed, transform, only_levels: plan.only_levels })
+    Ok(Open { claimed, transform, only_levels: plan.only_levels, read_from: plan.read_from })
 }
 
 /// Builds the transform off the runtime: it may read files.

@@ -27,7 +27,12 @@ struct State {
     metrics: SlotMetrics,
     read: Read,
     rates_from: (Instant, Read),
+    /// Why the slot opens anew again and again, and since when that is known.
+    trouble: Option<(Instant, String)>,
 }
+
+/// A trouble that did not come back for so long is over.
+const TROUBLE: Duration = Duration::from_secs(60);
 
 /// What the slot took in since it opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,6 +49,7 @@ impl SlotStatus {
             metrics: SlotMetrics::default(),
             read: Read::default(),
             rates_from: (Instant::now(), Read::default()),
+            trouble: None,
         };
         Arc::new(Self { slot, epoch, state: Mutex::new(state), meter: Meter::default(), changed })
     }
@@ -60,6 +66,11 @@ impl SlotStatus {
     /// Says what the slot waits for; `None` when it moves again.
     pub(crate) fn set_waiting_for(&self, what: Option<String>) {
         self.lock().metrics.waiting_for = what;
+    }
+
+    /// Says why the slot opens anew, shown while it waits for nothing else, until a commit succeeds.
+    pub(crate) fn set_trouble(&self, trouble: String) {
+        self.lock().trouble = Some((Instant::now(), trouble));
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut SlotMetrics)) {
@@ -87,6 +98,7 @@ impl SlotStatus {
         count: impl FnOnce(&mut SlotMetrics),
     ) {
         let mut state = self.lock();
+        state.trouble = None;
         let metrics = &mut state.metrics;
         set_cursors(metrics, record, has_lake, has_topic);
         count(metrics);
@@ -123,12 +135,12 @@ impl SlotStatus {
             (Some(end), Some(cursor)) => Some(u64::try_from(end.0 - cursor.0).unwrap_or(0)),
             _ => None,
         };
-        SlotReport {
-            slot: self.slot.clone(),
-            epoch: self.epoch,
-            phase: state.phase,
-            metrics: state.metrics.clone(),
+        let mut metrics = state.metrics.clone();
+        if metrics.waiting_for.is_none() {
+            let lasting = state.trouble.as_ref().filter(|(since, _)| since.elapsed() < TROUBLE);
+            metrics.waiting_for = lasting.map(|(_, trouble)| trouble.clone());
         }
+        SlotReport { slot: self.slot.clone(), epoch: self.epoch, phase: state.phase, metrics }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

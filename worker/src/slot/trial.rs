@@ -8,6 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use millrace_common::event::Rejection;
 use millrace_common::types::TransformDefinition;
@@ -22,6 +23,9 @@ use crate::kafka::Batch;
 
 /// Said by the child when its transform is built; no record has this offset.
 const READY: i64 = i64::MIN;
+
+/// How often the child looks whether its worker still lives.
+const PARENT_CHECK: Duration = Duration::from_secs(1);
 
 /// The program that tries records.
 #[derive(Debug, Clone)]
@@ -194,6 +198,14 @@ fn read_part(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
 /// # Errors
 /// A transform that can't be built, or pipes that don't hold what a worker writes.
 pub fn try_records(transforms: &Registry) -> io::Result<()> {
+    // A record that runs for ever must not outlive the worker.
+    let worker = std::os::unix::process::parent_id();
+    std::thread::Builder::new().name("parent".into()).spawn(move || {
+        while std::os::unix::process::parent_id() == worker {
+            std::thread::sleep(PARENT_CHECK);
+        }
+        std::process::exit(1);
+    })?;
     let mut input = BufReader::new(io::stdin().lock());
     let mut output = io::stdout().lock();
     let definition = read_part(&mut input)?.unwrap_or_default();

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
+use millrace_common::event::{Rejection, RejectionCode};
 use millrace_transform::raw::Raw;
 use millrace_transform::{BuildError, Column, Kind, Output, Registry, SourceRecord, Transform, Wants};
 use millrace_types::Problem;
@@ -13,7 +14,8 @@ fn main() -> ExitCode {
     millrace::main(&Registry::with(vec![Box::new(Fragile)]))
 }
 
-/// The kind `fragile`: as `raw`, but the value `abort` ends the process and the value `panic` panics.
+/// The kind `fragile`: as `raw`, but the value `abort` ends the process, the value `panic` panics, and `reject` is
+/// rejected.
 struct Fragile;
 
 impl Kind for Fragile {
@@ -50,10 +52,12 @@ impl Transform for FragileRows {
             match record.value {
                 Some(b"abort") => std::process::abort(),
                 Some(b"panic") => panic!("a record that the transform can't stand"),
-                _ => {}
+                Some(b"reject") => {
+                    output.reject(Rejection::new(RejectionCode::WrongKind, "", "it asks for it"));
+                }
+                _ => self.0.apply(std::slice::from_ref(record), wants, output),
             }
         }
-        self.0.apply(records, wants, output);
     }
 
     fn take_rows(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {

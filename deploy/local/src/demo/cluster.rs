@@ -126,6 +126,7 @@ impl Cluster {
                 host: Host::default(),
                 port: config.ports.kafka(),
                 controller_port: config.ports.kafka_controller(),
+                detour: None,
             };
             kafka.insert(kafka::prepare(&settings).await?).start().await
         };

@@ -12,6 +12,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightClient, Ticket};
 use futures::TryStreamExt;
+use millrace_common::address::join_host_port;
 use millrace_common::shutdown::Shutdown;
 use millrace_common::tls::ClientFlags;
 use millrace_proto::channel::{self, Access};
@@ -74,7 +75,8 @@ struct Shown {
 
 /// Shows the latest rows, and with `--follow` those that come, until `shutdown` begins.
 pub(crate) async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
-    let mut tail = Tail { config, workers: BTreeMap::new(), shown: BTreeMap::new(), said: None };
+    let mut tail =
+        Tail { config, workers: BTreeMap::new(), shown: BTreeMap::new(), said: None, is_alone: false };
     tokio::select! {
         ended = tail.run() => ended,
         () = shutdown.begun() => Ok(()),
@@ -88,6 +90,8 @@ struct Tail {
     shown: BTreeMap<String, Shown>,
     /// What it waits for, as said last.
     said: Option<String>,
+    /// No master answers, and that was said.
+    is_alone: bool,
 }
 
 /// Why a partition could not be looked at now.
@@ -127,19 +131,17 @@ impl Tail {
             self.said = waits;
             tokio::time::sleep(PAUSE).await;
             match self.owners().await {
-                Ok(now) => owners = now,
+                Ok(now) => (owners, self.is_alone) = (now, false),
                 // The workers go on without a master, and so does this.
-                Err(Error::Unreachable(reasons)) => self.said = self.say(reasons.join("; ")),
+                Err(error @ (Error::Unreachable(_) | Error::NotNow(_))) => {
+                    if !self.is_alone {
+                        eprintln!("millrace: going on with the workers known: {error}");
+                    }
+                    self.is_alone = true;
+                }
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    fn say(&self, waits: String) -> Option<String> {
-        if self.said.as_ref() != Some(&waits) {
-            eprintln!("millrace: no master answers, going on with the workers known: {waits}");
-        }
-        Some(waits)
     }
 
     fn nothing(&self) -> String {
@@ -199,7 +201,7 @@ fn owners(workers: &[WorkerStatus], pipeline: Option<&str>, partition: Option<i3
     let mut owners = Owners::new();
     for status in workers {
         let worker = status.worker.clone().unwrap_or_default();
-        let host = if worker.host.contains(':') { format!("[{}]", worker.host) } else { worker.host };
+        let address = join_host_port(&worker.host, u16::try_from(worker.port).unwrap_or_default());
         for report in status.slots.iter().filter(|report| report.phase() == SlotPhase::Running) {
             let slot = report.slot.clone().unwrap_or_default();
             // An id is its pipeline's name and a short random part.
@@ -210,7 +212,7 @@ fn owners(workers: &[WorkerStatus], pipeline: Option<&str>, partition: Option<i3
                 continue;
             }
             let slot = format!("{}/{}-{}", slot.pipeline, slot.topic, slot.partition);
-            owners.insert(slot, format!("{host}:{}", worker.port));
+            owners.insert(slot, address.clone());
         }
     }
     owners

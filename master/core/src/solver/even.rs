@@ -136,7 +136,9 @@ impl Board<'_> {
                 let beside = share(given.load - load, giver.capacity);
                 // A zone is crowded only when that is worth the slot's own load.
                 let allowance = if spreads { 0 } else { share(load, taker.capacity) };
-                if beside > least.saturating_add(allowance) {
+                let margins = terms.margin_percent.saturating_mul(self.item(item).reluctance);
+                let enough = (exceeded(there, margins) - there).saturating_add(allowance);
+                if beside > least.saturating_add(enough) {
                     let gain = u128::from(load) * u128::from(beside - there.min(beside));
                     let cause = if terms.joiners {
                         Cause::Joined { beside, there }

@@ -58,6 +58,8 @@ pub(crate) struct Item {
     pub(crate) avoids: u32,
     /// It moved a moment ago: it does not move for the load's sake.
     pub(crate) resting: bool,
+    /// It did so again and again: so many margins more must be worth it.
+    pub(crate) reluctance: u32,
 }
 
 /// What may be evened out. What must move moves in any case.

@@ -1,4 +1,4 @@
-//! Tests of the scheduler: shares by property, single stories, and a seeded simulation of a whole cluster.
+//! Tests of the scheduler: shares by property, and single stories. Whole clusters are simulated in `examples/simulate`.
 
 mod digest;
 mod drain;
@@ -7,7 +7,6 @@ mod load;
 mod pipelines;
 mod rebalance;
 mod restoring;
-mod simulation;
 mod slots;
 mod support;
 mod torn;

@@ -83,8 +83,9 @@ prop_compose! {
         load in prop::sample::select(vec![10_000_u64, 10_000, 15_000, 400_000, 3_000_000]),
         avoids in prop::option::weighted(0.2, 0_usize..9),
         resting in prop::bool::weighted(0.2),
+        reluctance in 0_u32..3,
     ) -> Wish {
-        Wish { load, avoids: avoids.map(worker), resting }
+        Wish { load, avoids: avoids.map(worker), resting, reluctance }
     }
 }
 

@@ -89,6 +89,8 @@ pub(super) struct Cluster {
     pub(super) sessions: BTreeMap<WorkerId, u64>,
     /// Workers whose processes were told to stop.
     pub(super) leaving: BTreeSet<WorkerId>,
+    /// Of slots whose load is told: records read, and records that came in.
+    pub(super) stands: BTreeMap<SlotId, (f64, f64)>,
     next_session: u64,
 }
 
@@ -103,6 +105,7 @@ impl Cluster {
             running: BTreeMap::new(),
             sessions: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            stands: BTreeMap::new(),
             next_session: 1,
         }
     }

@@ -63,8 +63,23 @@ pub(super) async fn call<T>(
     }
 }
 
+/// What the words of a failure have in them, and the flags that such a failure asks for.
+const FLAGS: [(&str, &str); 8] = [
+    ("UnknownIssuer", "--etcd-ca must name the authority that signed etcd's certificate"),
+    ("NotValidForName", "etcd's certificate must name the host as --state does"),
+    ("CertificateRequired", "etcd wants a certificate: --etcd-certificate and --etcd-key"),
+    ("invalid user ID or password", "see --etcd-user and --etcd-password"),
+    ("user name is empty", "etcd wants a login: --etcd-user and --etcd-password"),
+    ("permission denied", "the user of --etcd-user must read and write below the prefix in --state"),
+    ("http2 error", "if etcd speaks TLS, --etcd-ca names its authority"),
+    ("stream closed because of a broken pipe", "if etcd speaks TLS, --etcd-ca names its authority"),
+];
+
 fn judge(error: Error, endpoints: String, what: &'static str) -> EtcdError {
-    let reason = deepest(&error);
+    let mut reason = deepest(&error);
+    if let Some((_, flags)) = FLAGS.iter().find(|(words, _)| reason.contains(words)) {
+        reason = format!("{reason} ({flags})");
+    }
     match error {
         Error::GRpcStatus(status) => match status.code() {
             Code::ResourceExhausted if status.message().contains("space exceeded") => EtcdError::Full,

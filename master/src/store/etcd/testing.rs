@@ -1,13 +1,12 @@
 //! Makings for tests on the real etcd that `MILLRACE_TEST_ETCD` names.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use etcd_client::Client;
 use millrace_common::shutdown::Shutdown;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use millrace_faultproxy::{Active, Answers, Proxy, Trouble, Whom, Wire};
 
 use super::{EtcdFlags, EtcdLocation, EtcdStore, Leader, Membership};
 use crate::store::{Kind, Store};
@@ -49,7 +48,7 @@ impl Prefix {
 
     /// The same place, reached by way of `proxy` alone.
     pub(super) fn through(&self, proxy: &Proxy, master: &str) -> EtcdStore {
-        let location = EtcdLocation { endpoints: vec![proxy.address.clone()], ..self.location.clone() };
+        let location = EtcdLocation { endpoints: vec![proxy.address().to_string()], ..self.location.clone() };
         EtcdStore::new(location, EtcdFlags::default(), membership(master, "millrace"), self.shutdown.clone())
     }
 
@@ -78,58 +77,17 @@ fn membership(master: &str, cluster: &str) -> Membership {
     Membership { cluster: cluster.to_owned(), me, lease: LEASE }
 }
 
-/// Between a master and one member of etcd: can lose answers.
-pub(super) struct Proxy {
-    pub(super) address: String,
-    losing: Arc<AtomicBool>,
-    lost: Arc<AtomicU32>,
+/// Smaller answers of etcd's are pings and acknowledgements of them.
+const REAL_ANSWER: usize = 61;
+
+/// Between a master and one member of etcd.
+pub(super) async fn proxy() -> Proxy {
+    let member = endpoints().split(',').next().expect("a member").parse().expect("an address");
+    Proxy::start(([127, 0, 0, 1], 0).into(), member, Wire::Bytes).await.expect("a port")
 }
 
-impl Proxy {
-    pub(super) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("address").to_string();
-        let target = endpoints().split(',').next().expect("a member").to_owned();
-        let (losing, lost) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let proxy = Self { address, losing: Arc::clone(&losing), lost: Arc::clone(&lost) };
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&target).await.expect("etcd");
-                tokio::spawn(forward(client, server, Arc::clone(&losing), Arc::clone(&lost)));
-            }
-        });
-        proxy
-    }
-
-    /// The next answer is lost, with its connection.
-    pub(super) fn lose_next(&self) {
-        self.losing.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn lost(&self) -> u32 {
-        self.lost.load(Ordering::SeqCst)
-    }
-}
-
-async fn forward(client: TcpStream, server: TcpStream, losing: Arc<AtomicBool>, lost: Arc<AtomicU32>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let there = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
-    let back = async {
-        let mut bytes = vec![0; 1 << 16];
-        while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
-            // Small frames are pings and acknowledgements of them.
-            if count > 60 && losing.swap(false, Ordering::SeqCst) {
-                lost.fetch_add(1, Ordering::SeqCst);
-                return;
-            }
-            if to_client.write_all(&bytes[..count]).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = there => {}
-        () = back => {}
-    }
+/// The next answer is lost, with its connection.
+pub(super) fn lose_next(proxy: &Proxy) -> Arc<Active> {
+    let which = Answers::OfBytes(REAL_ANSWER);
+    proxy.begin(Whom::Everybody, Trouble::LoseAnswers { which, times: 1 })
 }

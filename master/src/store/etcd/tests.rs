@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::testing::Prefix;
 use super::*;
-use crate::store::etcd::testing::Proxy;
+use crate::store::etcd::testing::{lose_next, proxy};
 
 fn put(key: &str, value: &str) -> Change {
     Change { key: key.to_owned(), value: Some(value.to_owned()) }
@@ -74,7 +74,7 @@ async fn a_silent_leader_is_noticed_by_itself_and_by_the_others() {
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_takes_effect_once() {
     let etcd = Prefix::new("lost");
-    let proxy = Proxy::start().await;
+    let proxy = proxy().await;
     let mut store = etcd.through(&proxy, "one");
     store.load().await.expect("it leads");
     let mut client = etcd.client().await;
@@ -83,14 +83,16 @@ async fn a_commit_whose_answer_is_lost_takes_effect_once() {
         found.kvs().first().expect("the key").version()
     };
     let mut before = version().await;
-    let mut number = 0;
+    let (mut number, mut lost) = (0, 0);
     // The answer that is lost may have been a renewal of the leadership.
-    while proxy.lost() < 5 {
+    while lost < 5 {
         number += 1;
-        proxy.lose_next();
+        let losing = lose_next(&proxy);
         store.commit(vec![put("a", &number.to_string())]).await.expect("committed");
         let after = version().await;
         assert_eq!(after - before, 1, "commit {number} took effect once");
+        proxy.end(&losing);
+        lost += losing.bites();
         before = after;
     }
     assert_eq!(store.load().await.expect("loaded")["a"], number.to_string());

@@ -104,6 +104,27 @@ async fn owners_that_crash_at_any_moment_lose_and_double_nothing_in_either_sink(
     assert_eq!(bench.lake_offsets().await, expected.kept);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_was_idle_for_longer_than_its_commit_interval_reads_on() {
+    for no_lake in [true, false] {
+        let bench =
+            Bench::build(if no_lake { "idle-topic" } else { "idle-both" }, Kind { no_lake, ..BOTH }).await;
+        let owner = bench.own(1, false);
+        for round in 1..=3 {
+            bench.produce((0..10).map(Bench::event));
+            let cursor = Some(NextOffset(round * 10));
+            owner
+                .wait_for(|report| {
+                    report.metrics.topic_cursor >= cursor && (no_lake || report.metrics.lake_cursor >= cursor)
+                })
+                .await;
+            // Every timer of what was committed runs out.
+            tokio::time::sleep(Duration::from_millis(3 * bench.definition.commit_interval_ms)).await;
+        }
+        assert_eq!(owner.revoke().await, StopReason::Revoked);
+    }
+}
+
 /// What must become of each offset, by the words of the rules.
 #[derive(Default)]
 struct Expected {

@@ -29,6 +29,7 @@ use crate::budget::Budget;
 use crate::kafka::ConsumerLimits;
 
 mod both_sinks;
+mod halts;
 mod lake_only;
 mod store_contract;
 
@@ -37,8 +38,12 @@ struct Bench {
     definition: PipelineDefinition,
     slot: SlotId,
     lake: Option<Lake>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     budget: Arc<Budget>,
+    transforms: Registry,
+    /// Owners that died before, and what then tries records.
+    deaths: u32,
+    trial: Trial,
 }
 
 struct Owner {
@@ -111,8 +116,11 @@ impl Bench {
             servers,
             lake: target.map(|target| lake::open(&target).expect("lake")),
             definition,
-            _folder: folder,
+            folder,
             budget: Budget::new(256 << 20),
+            transforms: Registry::default(),
+            deaths: 0,
+            trial: Trial { program: "/nowhere".into(), arguments: Vec::new() },
         }
     }
 
@@ -136,9 +144,9 @@ impl Bench {
             invalid_partition: 0,
             consumer: Arc::new(consumer),
             lake: self.lake.clone(),
-            transforms: Registry::default(),
-            deaths: 0,
-            trial: Trial { program: "/nowhere".into(), arguments: Vec::new() },
+            transforms: self.transforms.clone(),
+            deaths: self.deaths,
+            trial: self.trial.clone(),
             rate: None,
             account: self.budget.open_account(&self.slot),
             compute: ComputePool::new(2),

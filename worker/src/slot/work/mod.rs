@@ -95,7 +95,7 @@ pub(super) struct Work<'a> {
 
 /// Works on an opened slot until something ends it.
 pub(super) async fn work(slot: &Slot, open: Open, tries_records: bool) -> Exit {
-    let Open { claimed, transform, only_levels } = open;
+    let Open { claimed, transform, only_levels, read_from: start } = open;
     let definition = &slot.definition;
     let record = claimed.record.clone();
     let provenance = Provenance { slot: slot.id.clone(), epoch: slot.epoch, topic: slot.topic.clone() };
@@ -104,7 +104,6 @@ pub(super) async fn work(slot: &Slot, open: Open, tries_records: bool) -> Exit {
     let has_topic = definition.enriched_topic.is_some();
     let stop_at = only_levels.then_some(record.topic_cursor);
     let intake = Intake::new(origin, transform, lake, has_topic, &record, stop_at);
-    let start = intake.read_from();
     let reader = match read_from(slot, start).await {
         Ok(reader) => reader,
         Err(exit) => return exit,
@@ -286,7 +285,10 @@ impl<'a> Work<'a> {
                 self.pending.newest_at = Some(now);
             }
         }
-        if self.has_topic() && self.topic_due.is_none() && self.position > self.record.topic_cursor {
+        if !self.has_topic() || self.position <= self.record.topic_cursor {
+            // A due commit that has nothing to commit would be due for ever, and nothing would be read any more.
+            self.topic_due = None;
+        } else if self.topic_due.is_none() {
             let interval = Duration::from_millis(self.slot.definition.commit_interval_ms);
             self.topic_due = Some(Instant::now() + interval);
         }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use millrace_common::record::CommittedRecord;
-use millrace_common::types::{HaltKind, NextOffset, VERSION};
+use millrace_common::types::{HaltKind, NextOffset, StopReason};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{BATCH, Leftover, TOPIC_BYTES, Work};
 use crate::compute::blocking;
 use crate::kafka::Fetched;
+use crate::slot::intake::NotTaken;
 use crate::slot::trial::try_batch;
 use crate::slot::{Exit, KAFKA_DEADLINE, Slot};
 
@@ -79,17 +80,13 @@ impl Work<'_> {
                 .await;
             let (intake, batch, taken) = taken.map_err(Exit::TransformFailed)?;
             self.intake = Some(intake);
-            let (next, position) = taken.map_err(|changed| {
-                Exit::halt(
-                    HaltKind::TransformChanged,
-                    format!(
-                        "offset {} is on the enriched topic, but this millrace ({}) refuses it: {}; run the version that \
-                         took it until the lake has passed it",
-                        changed.offset,
-                        VERSION,
-                        changed.rejection
-                    ),
-                )
+            let (next, position) = taken.map_err(|not_taken| match not_taken {
+                NotTaken::VerdictChanged { .. } => {
+                    Exit::halt(HaltKind::TransformChanged, not_taken.to_string())
+                }
+                NotTaken::TransformAtFault { .. } => {
+                    Exit::Stop(StopReason::Failed { detail: not_taken.to_string() })
+                }
             })?;
             self.position = position;
             self.slot.status.set_waiting_for(None);
