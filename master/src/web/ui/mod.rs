@@ -76,11 +76,11 @@ impl View {
                 None => query.remove(*key),
             };
         }
-        let mut text = form_urlencoded::Serializer::new("?".to_owned());
+        let mut text = form_urlencoded::Serializer::new(String::new());
         for (key, value) in query {
             text.append_pair(&key, &value);
         }
-        text.finish()
+        format!("?{}", text.finish())
     }
 }
 
