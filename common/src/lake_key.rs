@@ -95,7 +95,9 @@ mod tests {
             let folder: Vec<&str> = parsed.folder().split('/').take(depth).collect();
             assert_eq!(folder_depth(&folder.join("/")), Some(depth));
         }
-        for bad in ["", "year=24", "month=01", "year=2024/day=15", "year=2024/", "year=2024/month=01/day=15/x"] {
+        for bad in
+            ["", "year=24", "month=01", "year=2024/day=15", "year=2024/", "year=2024/month=01/day=15/x"]
+        {
             assert_eq!(folder_depth(bad), None, "{bad}");
         }
     }

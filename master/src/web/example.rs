@@ -144,8 +144,14 @@ pub(super) fn cluster() -> Cluster {
     }
 }
 
-/// What pages are made with, beside a cluster.
+/// What the pages are made with.
+pub(super) fn parts(sources: crate::sources::Sources, guard: super::Guard) -> super::Parts {
+    let browse = super::Browse::new(millrace_common::tls::ClientFlags::default());
+    super::Parts { sources, guard, browse, verifications: super::Verifications::new(String::new(), false) }
+}
+
+/// The same on a cluster without workers.
 pub(super) async fn web() -> super::Web {
     let (sources, shutdown) = crate::testing::sources().await;
-    super::Web::new(sources, super::Guard::new(None, Vec::new(), true), shutdown)
+    super::Web::new(parts(sources, super::Guard::new(None, Vec::new(), true)), shutdown)
 }

@@ -46,16 +46,28 @@ impl Guard {
         &self.token
     }
 
-    /// Whoever reaches the port reads and acts.
+    /// Whether anybody can do anything through HTTP: where other hosts reach the page, only with a login.
+    pub(super) fn can_act(&self) -> bool {
+        !self.is_open || self.logins.is_some()
+    }
+
+    /// Whoever reaches the port reads.
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        (self.is_open && self.logins.is_none()).then_some(
-            "This page can be reached from other hosts, and asks nobody for a login: start the master with --ui-auth FILE, or \
-             with --http-bind 127.0.0.1:18080",
+        (!self.can_act()).then_some(
+            "The status page can be reached from other hosts and asks nobody for a login: all who reach it read events and \
+             offsets, and its buttons are off. Start the master with --ui-auth FILE, or with --http-bind 127.0.0.1:18080",
         )
     }
 
     fn may(&self, headers: &HeaderMap, right: Right) -> Result<(), Box<Response>> {
-        let Some(logins) = &self.logins else { return Ok(()) };
+        let Some(logins) = &self.logins else {
+            if right == Right::Read || self.can_act() {
+                return Ok(());
+            }
+            let detail = "the page can be reached from other hosts and asks for no login, so that nothing is done through it: \
+                use the command line, or start the master with --ui-auth FILE";
+            return Err(Box::new(refused(StatusCode::FORBIDDEN, detail)));
+        };
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| login(value.as_bytes()));
         let is_known = shown.as_ref().is_some_and(|shown| logins.knows(shown));
         if shown.as_ref().is_some_and(|shown| logins.allows(shown, right)) {
@@ -194,6 +206,9 @@ mod tests {
         assert!(open.is_host(&host("page.example"), Right::Read));
         assert!(!open.is_host(&host("page.example"), Right::Act));
         assert!(open.warning().is_some() && guard.warning().is_none());
+        let (act, read) = (open.may(&HeaderMap::new(), Right::Act), open.may(&HeaderMap::new(), Right::Read));
+        assert!(act.is_err() && read.is_ok(), "whom nobody knows does nothing from elsewhere");
+        assert!(guard.may(&HeaderMap::new(), Right::Act).is_ok());
     }
 
     #[test]

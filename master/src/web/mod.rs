@@ -2,6 +2,7 @@
 //! has. What may be changed through it stands in `api::act` and `forms`.
 
 mod api;
+mod explore;
 mod forms;
 mod guard;
 mod history;
@@ -11,6 +12,7 @@ pub(crate) mod model;
 mod problem;
 mod spark;
 mod ui;
+pub(crate) mod verify;
 
 #[cfg(test)]
 mod example;
@@ -36,6 +38,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
+use crate::browse::Browse;
 use crate::handle::Refused;
 use crate::metrics::{self, Latest};
 use crate::snapshot;
@@ -46,6 +49,7 @@ use history::History;
 use model::Cluster;
 use problem::Problem;
 use ui::View;
+pub(crate) use verify::Verifications;
 
 /// Of an answer; a page may ask Kafka and a lake.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -58,15 +62,35 @@ struct Web {
     latest: Latest,
     guard: Guard,
     history: History,
+    browse: Browse,
+    verifications: Verifications,
     /// Places for pages that are looked at.
     streams: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
+/// What the pages are made with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) sources: Sources,
+    pub(crate) guard: Guard,
+    pub(crate) browse: Browse,
+    pub(crate) verifications: Verifications,
+}
+
 impl Web {
-    fn new(sources: Sources, guard: Guard, shutdown: Shutdown) -> Self {
-        let streams = Arc::new(Semaphore::new(live::STREAMS));
-        Self { sources, latest: Latest::default(), guard, history: History::default(), streams, shutdown }
+    fn new(parts: Parts, shutdown: Shutdown) -> Self {
+        let Parts { sources, guard, browse, verifications } = parts;
+        Self {
+            sources,
+            latest: Latest::default(),
+            guard,
+            history: History::default(),
+            browse,
+            verifications,
+            streams: Arc::new(Semaphore::new(live::STREAMS)),
+            shutdown,
+        }
     }
 
     async fn cluster(&self) -> Result<Arc<Cluster>, Problem> {
@@ -88,9 +112,9 @@ impl Web {
 }
 
 /// Serves until the shutdown begins.
-pub(crate) async fn serve(listener: TcpListener, sources: Sources, guard: Guard, shutdown: Shutdown) {
+pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Shutdown) {
     let end = shutdown.clone();
-    let web = Arc::new(Web::new(sources, guard, shutdown.clone()));
+    let web = Arc::new(Web::new(parts, shutdown.clone()));
     let history = web.history.clone().keep(web.sources.clone(), shutdown.clone());
     shutdown.spawn("history", history);
     let served =
@@ -109,6 +133,15 @@ fn routes(web: Arc<Web>) -> Router {
         .route("/workers/{worker}", get(show_page))
         .route("/pipelines/{pipeline}", get(show_page))
         .route("/rebalance", get(show_rebalance))
+        .route("/verify", get(show_page))
+        .route("/topics", get(explore::topics))
+        .route("/topics/{topic}", get(explore::topic))
+        .route("/topics/{topic}/{partition}/{offset}", get(explore::message))
+        .route("/lakes", get(explore::lakes))
+        .route("/lakes/{pipeline}", get(explore::lake))
+        .route("/lakes/{pipeline}/file", get(explore::file))
+        .route("/bad-events", get(explore::bad_events))
+        .route("/act/verify", post(explore::begin_verification))
         .route("/live/", get(live::stream))
         .route("/live/{*page}", get(live::stream))
         .route("/act/rebalance", post(forms::rebalance))

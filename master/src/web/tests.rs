@@ -11,7 +11,7 @@ use crate::testing::{sources, submitted};
 async fn router() -> Router {
     let (sources, shutdown) = sources().await;
     sources.handle.apply(submitted()).await.expect("submitted");
-    routes(Arc::new(Web::new(sources, Guard::new(None, Vec::new(), true), shutdown)))
+    routes(Arc::new(Web::new(example::parts(sources, Guard::new(None, Vec::new(), true)), shutdown)))
 }
 
 async fn get(router: &Router, path: &str) -> (StatusCode, String, String) {
@@ -139,7 +139,11 @@ fn faults(document: &Value, schema: &Value, value: &Value, place: &str, found: &
 
 /// Paths of the API in the description, with something known in their places.
 fn filled(path: &str) -> String {
-    path.replace("{worker}", "worker-1").replace("{pipeline}", "clickstream")
+    let known = [("{worker}", "worker-1"), ("{pipeline}", "clickstream"), ("{topic}", "raw")];
+    let places = [("{partition}", "0"), ("{offset}", "0")];
+    let filled =
+        known.iter().chain(&places).fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
+    if path.ends_with("/file") || path.ends_with("/rows") { format!("{filled}?key=x") } else { filled }
 }
 
 #[tokio::test]
@@ -150,7 +154,7 @@ async fn every_route_is_described_and_every_description_has_a_route() {
     assert_eq!(there, described);
     // The methods are asked of the routes themselves.
     let (sources, shutdown) = sources().await;
-    let web = Arc::new(Web::new(sources, Guard::new(None, Vec::new(), true), shutdown));
+    let web = Arc::new(Web::new(example::parts(sources, Guard::new(None, Vec::new(), true)), shutdown));
     for (path, methods) in api::openapi::document()["paths"].as_object().expect("paths") {
         let mut router = Router::new();
         for (_, handler) in api::routes().into_iter().filter(|(there, _)| there == path) {
@@ -181,7 +185,8 @@ async fn answers_are_as_they_are_described() {
         .register(crate::testing::worker("worker-1", 1), Vec::new(), link.0)
         .await
         .expect("registered");
-    let router = routes(Arc::new(Web::new(sources, Guard::new(None, Vec::new(), true), shutdown)));
+    let router =
+        routes(Arc::new(Web::new(example::parts(sources, Guard::new(None, Vec::new(), true)), shutdown)));
     let (_, _, served) = get(&router, "/api/v1/openapi.json").await;
     let document: Value = serde_json::from_str(&served).expect("JSON");
     assert_eq!(document["openapi"], "3.1.0");
@@ -275,7 +280,7 @@ async fn logins_are_asked_for_and_reading_is_not_acting() {
     sources.handle.apply(submitted()).await.expect("submitted");
     let guard = Guard::new(Some(logins), Vec::new(), true);
     let token = guard.page_token().to_owned();
-    let router = routes(Arc::new(Web::new(sources, guard, shutdown)));
+    let router = routes(Arc::new(Web::new(example::parts(sources, guard), shutdown)));
     let status = async |method: &str, path: &str, login: &str| {
         let mut request = Request::builder().method(method).uri(path).header("x-millrace-token", &token);
         if !login.is_empty() {
@@ -301,7 +306,8 @@ async fn logins_are_asked_for_and_reading_is_not_acting() {
 async fn a_page_that_is_looked_at_is_told_what_changed() {
     let (sources, shutdown) = sources().await;
     let handle = sources.handle.clone();
-    let web = Arc::new(Web::new(sources, Guard::new(None, Vec::new(), true), shutdown.clone()));
+    let web =
+        Arc::new(Web::new(example::parts(sources, Guard::new(None, Vec::new(), true)), shutdown.clone()));
     shutdown.spawn("history", web.history.clone().keep(web.sources.clone(), shutdown.clone()));
     let router = routes(web);
     let request = Request::builder().uri("/live/?workers=-pid").body(Body::empty()).expect("request");

@@ -2,6 +2,7 @@
 //! the two.
 
 mod act;
+pub(super) mod browse;
 pub(super) mod openapi;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::Web;
 use super::history::{Series, Stage};
 use super::model::{Cluster, Failover, MasterStatus, Move, Pipeline, PipelineDetail, Slot, Totals, Worker};
 use super::problem::Problem;
+use super::verify::Run;
 use crate::pipelines::{self, Refusal};
 use crate::workers::{self, Plan};
 
@@ -40,6 +42,17 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Web>>)> {
         ("/api/v1/moves", get(moves)),
         ("/api/v1/failovers", get(failovers)),
         ("/api/v1/rebalance", get(plan)),
+        ("/api/v1/topics", get(browse::topics)),
+        ("/api/v1/topics/{topic}", get(browse::topic)),
+        ("/api/v1/topics/{topic}/messages", get(browse::messages)),
+        ("/api/v1/topics/{topic}/messages/{partition}/{offset}", get(browse::message)),
+        ("/api/v1/lakes", get(browse::lakes)),
+        ("/api/v1/lakes/{pipeline}", get(browse::folder)),
+        ("/api/v1/lakes/{pipeline}/file", get(browse::file)),
+        ("/api/v1/lakes/{pipeline}/rows", get(browse::rows)),
+        ("/api/v1/bad-events", get(browse::bad_events)),
+        ("/api/v1/verifications", get(verifications)),
+        ("/api/v1/verifications/{pipeline}", post(begin_verification)),
         ("/api/v1/token", get(act::token_of)),
         ("/api/v1/rebalance", post(act::rebalance)),
         ("/api/v1/workers/{worker}/drain", post(act::drain)),
@@ -216,6 +229,20 @@ async fn pipeline(State(web): Asked, Path(target): Path<String>) -> Answer<Pipel
 
 async fn plan(State(web): Asked) -> Answer<Plan> {
     Ok(Json(workers::rebalance(&web.sources.handle, false).await?))
+}
+
+async fn verifications(State(web): Asked) -> Json<Vec<Run>> {
+    Json(web.verifications.runs())
+}
+
+/// Starts a verification of the pipeline, by id or name.
+pub(super) async fn verify(web: &Web, target: &str) -> Result<Run, Problem> {
+    let (_, known) = browse::look(web).await?;
+    Ok(web.verifications.begin(known.find(target)?, &web.shutdown)?)
+}
+
+async fn begin_verification(State(web): Asked, Path(target): Path<String>) -> Answer<Run> {
+    verify(&web, &target).await.map(Json)
 }
 
 /// A POST was done.

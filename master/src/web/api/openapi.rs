@@ -7,9 +7,17 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use super::browse::LakeRow;
 use super::{Done, Scorecard, Summary, WorkerDetail, act};
+use crate::browse::bad::BadEvents;
+use crate::browse::lake::{File, Folder};
+use crate::browse::messages::Messages;
+use crate::browse::rows::Rows;
+use crate::browse::topics::{Topic, TopicDetail};
+use crate::browse::trace::Traced;
 use crate::web::model::{Move, Pipeline, PipelineDetail, Slot, Worker};
 use crate::web::problem::Problem;
+use crate::web::verify::Run;
 use crate::workers::Plan;
 
 /// A route's description.
@@ -29,6 +37,20 @@ const PART: &[(&str, &str)] = &[
     ("pipeline", "only those of the pipeline with this id"),
     ("worker", "only those of the worker with this id"),
 ];
+
+const KAFKA: &[(&str, &str)] = &[("kafka", "of these bootstrap servers, where several have such a topic")];
+const MESSAGES: &[(&str, &str)] = &[
+    ("kafka", "of these bootstrap servers, where several have such a topic"),
+    ("partition", "the partition's number; 0"),
+    ("from", "the first offset"),
+    ("at", "instead of an offset a time, RFC 3339"),
+    ("limit", "the most messages; 50, at most 500; with 1 the value is whole, up to 2 MiB"),
+];
+const FOLDER: &[(&str, &str)] =
+    &[("folder", "year=YYYY/month=MM/day=DD, or less of it"), ("page", "of a day's files, from 1 on")];
+const KEY: &[(&str, &str)] = &[("key", "the file's key below the lake's prefix; needed")];
+const ROWS: &[(&str, &str)] =
+    &[("key", "the file's key below the lake's prefix; needed"), ("limit", "the most rows; 20, at most 200")];
 
 fn described<T: JsonSchema>(
     generator: &mut SchemaGenerator,
@@ -78,6 +100,42 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
             "What would move now for the load's sake, and why; nothing moves",
             &[]
         ),
+        get!("/api/v1/topics", Vec<Topic>, "Topics of every Kafka that a pipeline names", &[]),
+        get!(
+            "/api/v1/topics/{topic}",
+            TopicDetail,
+            "A topic, its partitions and the groups that read it",
+            KAFKA
+        ),
+        get!(
+            "/api/v1/topics/{topic}/messages",
+            Messages,
+            "Messages of a partition, the last ones unless it is said where they begin",
+            MESSAGES
+        ),
+        get!(
+            "/api/v1/topics/{topic}/messages/{partition}/{offset}",
+            Traced,
+            "One message, and where it went",
+            KAFKA
+        ),
+        get!("/api/v1/lakes", Vec<LakeRow>, "The pipelines' lakes", &[]),
+        get!("/api/v1/lakes/{pipeline}", Folder, "A folder of a lake: what lies in it", FOLDER),
+        get!("/api/v1/lakes/{pipeline}/file", File, "A file: its footer, its schema, how to read it", KEY),
+        get!(
+            "/api/v1/lakes/{pipeline}/rows",
+            Rows,
+            "The first rows of a file, from a worker over Arrow Flight",
+            ROWS
+        ),
+        get!("/api/v1/bad-events", BadEvents, "What the invalid topics hold, by reason and field", &[]),
+        get!(
+            "/api/v1/verifications",
+            Vec<Run>,
+            "Verifications since this master began, the latest first",
+            &[]
+        ),
+        post!("/api/v1/verifications/{pipeline}", Run, "Verify the pipeline now; one runs at a time"),
         get!("/api/v1/token", act::Token, "What a POST shows in the header x-millrace-token", &[]),
         post!("/api/v1/rebalance", Plan, "Move now what evens the load out"),
         post!("/api/v1/workers/{worker}/drain", Done, "Move the worker's slots to others, and give it none"),

@@ -1,13 +1,17 @@
 //! The pages: made by the server, complete without script, and made of parts that a stream replaces while they are
 //! looked at. All that came from outside is a text node or an escaped attribute.
 
+pub(super) mod bad;
 pub(super) mod chart;
 pub(super) mod cluster;
+pub(super) mod lake;
 pub(super) mod pipeline;
 pub(super) mod rebalance;
 pub(super) mod slots;
 pub(super) mod table;
 pub(super) mod timeline;
+pub(super) mod topics;
+pub(super) mod verify;
 pub(super) mod words;
 pub(super) mod worker;
 
@@ -48,11 +52,21 @@ pub(super) struct Page {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Cluster,
+    Topics,
+    Lakes,
+    Bad,
+    Verify,
     /// None of those that the head names.
     Elsewhere,
 }
 
-const PLACES: [(Place, &str, &str); 1] = [(Place::Cluster, "/", "Cluster")];
+const PLACES: [(Place, &str, &str); 5] = [
+    (Place::Cluster, "/", "Cluster"),
+    (Place::Topics, "/topics", "Topics"),
+    (Place::Lakes, "/lakes", "Lake"),
+    (Place::Bad, "/bad-events", "Bad events"),
+    (Place::Verify, "/verify", "Verify"),
+];
 
 /// What the address says beside the path: how tables are sorted, and which of their pages is shown.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +105,7 @@ pub(super) fn page(web: &Web, cluster: &Cluster, path: &str, view: &View) -> Res
         [""] => Ok(cluster::page(web, cluster, view)),
         ["workers", id] => worker::page(web, cluster, &decoded(id), view),
         ["pipelines", id] => pipeline::page(web, cluster, &decoded(id), view),
+        ["verify"] => Ok(verify::page(web, cluster, view)),
         _ => Err(not_found(path)),
     }
 }
@@ -162,6 +177,9 @@ pub(super) fn rendered(part: &Part) -> Markup {
 
 /// A form with one button that does one thing, after which the page at `back` is shown again.
 pub(super) fn button(web: &Web, action: &str, label: &str, back: &str) -> Markup {
+    if !web.guard.can_act() {
+        return html! {};
+    }
     html! {
         form method="post" action=(action) {
             input type="hidden" name="token" value=(super::api::token(web));
@@ -173,6 +191,9 @@ pub(super) fn button(web: &Web, action: &str, label: &str, back: &str) -> Markup
 
 /// The same for what can't be undone: it must be opened first.
 pub(super) fn careful_button(web: &Web, action: &str, label: &str, what: &str, back: &str) -> Markup {
+    if !web.guard.can_act() {
+        return html! {};
+    }
     html! {
         details.careful {
             summary { (label) "…" }

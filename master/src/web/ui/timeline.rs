@@ -119,7 +119,7 @@ pub(super) fn failovers(web: &Web, cluster: &Cluster, view: &View) -> Markup {
                 |card: &Scorecard| Key::count(card.replayed),
                 |card| html! { span title="records that the lost worker had read and not committed" { "about " (words::count(card.replayed)) } },
             ),
-            Column::plain("Missing, doubled", |_| html! { em { "not verified" } }),
+            Column::plain("Missing, doubled", |card: &Scorecard| verified(web, card)),
             Column::plain("Slots", |card: &Scorecard| html! {
                 @for (index, lost) in card.failover.slots.iter().take(12).enumerate() { @if index > 0 { ", " } (lost.slot) }
                 @if card.failover.slots.len() > 12 { " and " (card.failover.slots.len() - 12) " more" }
@@ -129,4 +129,18 @@ pub(super) fn failovers(web: &Web, cluster: &Cluster, view: &View) -> Markup {
         rows_a_page: LOSSES,
     }
     .render(view)
+}
+
+/// None is missing or doubled, if a verification that began after the new owners' first commit found that.
+fn verified(web: &Web, card: &Scorecard) -> Markup {
+    let healed = card.caught_up_at_ms.or(card.failover.first_commit_at_ms);
+    let pipelines = card.failover.slots.iter().filter_map(|lost| lost.slot.split('/').next());
+    let since = |healed: u64| {
+        let mut clean = pipelines.map(|pipeline| web.verifications.clean_since(pipeline));
+        clean.all(|begun| begun.is_some_and(|begun| begun >= healed))
+    };
+    if !card.failover.slots.is_empty() && healed.is_some_and(since) {
+        return html! { "0, 0 " span.quiet { "(verified)" } };
+    }
+    html! { em { "not verified" } " " a href="/verify" { "verify" } }
 }
