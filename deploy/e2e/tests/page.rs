@@ -73,7 +73,7 @@ impl Shown {
 /// pictures without words, several or no main headings, ids that stand twice, positive tabindex.
 const FAULTS: &str = r#"
     const faults = [];
-    const name = (element) => (element.innerText || element.getAttribute("aria-label") || element.title || element.value || "").trim();
+    const name = (element) => (element.textContent || element.getAttribute("aria-label") || element.title || element.value || "").trim();
     for (const element of document.querySelectorAll("a[href], button, summary")) if (!name(element)) faults.push("no name: " + element.outerHTML);
     for (const field of document.querySelectorAll("input:not([type=hidden]), select, textarea")) if (!field.labels.length && !field.getAttribute("aria-label")) faults.push("no label: " + field.outerHTML);
     for (const picture of document.querySelectorAll("svg, img, meter, progress")) if (!picture.getAttribute("aria-label") && !picture.getAttribute("alt")) faults.push("no words: " + picture.outerHTML.slice(0, 80));

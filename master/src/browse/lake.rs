@@ -286,7 +286,7 @@ impl Browse {
 
     /// Those that can be read.
     async fn footers(&self, lake: &Lake, files: &[Listed]) -> BTreeMap<String, Arc<Footer>> {
-        let read = files.to_vec().into_iter().map(|file| async move {
+        let read = files.iter().cloned().map(|file| async move {
             let footer = self.footer(lake, &file).await;
             if let Err(error) = &footer {
                 tracing::debug!(key = file.key.as_str(), %error, "a footer can't be read for the page");

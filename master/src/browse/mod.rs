@@ -34,11 +34,13 @@ pub(crate) struct Browse {
     /// How workers are asked for rows.
     access: ClientFlags,
     clients: Arc<Mutex<HashMap<String, Arc<Client>>>>,
-    /// Of files, which never change; by lake and key.
-    footers: Arc<Mutex<HashMap<(String, String), Arc<Footer>>>>,
+    footers: Arc<Mutex<Footers>>,
     /// When a topic was last asked how far it is.
     seen: Arc<Mutex<HashMap<(String, String), Seen>>>,
 }
+
+/// Of files, which never change; by lake and key.
+type Footers = HashMap<(String, String), Arc<Footer>>;
 
 /// A connection to a Kafka.
 pub(crate) struct Client(BaseConsumer);

@@ -114,7 +114,7 @@ fn faults(document: &Value, schema: &Value, value: &Value, place: &str, found: &
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    if !kinds.contains(&kind) && !(kind == "integer" && kinds.contains(&"number")) {
+    if !(kinds.contains(&kind) || kind == "integer" && kinds.contains(&"number")) {
         found.push(format!("{place}: {kind}, described as {kinds:?}"));
     }
     if let Value::Array(items) = value {

@@ -194,12 +194,12 @@ pub(in crate::web) fn file(file: &File, rows: &Result<Rows, Problem>) -> Page {
             (words::term("Version", &html! { (footer.version.as_deref().unwrap_or("–")) }))
         }
         h2 { "Row groups (" (footer.row_groups.len()) ")" }
-        table {
+        div.scroll tabindex="0" role="region" aria-label="Row groups" { table {
             thead { tr { th.number scope="col" { "Number" } th.number scope="col" { "Rows" } th.number scope="col" { "Compressed" } th.number scope="col" { "Uncompressed" } } }
             tbody { @for (number, group) in footer.row_groups.iter().take(200).enumerate() {
                 tr { td.number { (number) } td.number { (words::count(group.rows)) } td.number { (words::bytes(group.bytes)) } td.number { (words::bytes(group.uncompressed_bytes)) } }
             } }
-        }
+        } }
         (preview(rows))
         (schema(&footer.schema))
         (query(&file.duckdb))
@@ -243,10 +243,10 @@ fn schema(columns: &[FileColumn]) -> Markup {
     html! {
         details {
             summary { "Schema (" (columns.len()) " columns)" }
-            table {
+            div.scroll tabindex="0" role="region" aria-label="Schema" { table {
                 thead { tr { th scope="col" { "Column" } th scope="col" { "Type" } th scope="col" { "Null" } } }
                 tbody { @for column in columns { tr { td { (column.name) } td { (column.kind) } td { @if column.is_nullable { "may be" } @else { "never" } } } } }
-            }
+            } }
         }
     }
 }
