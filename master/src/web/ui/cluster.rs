@@ -423,4 +423,29 @@ mod tests {
         assert!(page.contains("&lt;script&gt;"));
         assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains("\"onmouseover"));
     }
+
+    /// `--nocapture` prints how long it took; beside it stands the look at the cluster.
+    #[tokio::test]
+    async fn tables_fold_however_large_the_cluster() {
+        let small = example::cluster();
+        let mut large = small.clone();
+        let (worker, slot) = (&small.workers[0], &small.slots[0]);
+        large.workers = (0..1_000).map(|n| Worker { id: format!("worker-{n}"), ..worker.clone() }).collect();
+        large.slots = (0..6_000)
+            .map(|n| Slot {
+                slot: format!("clickstream-1/0-{n}"),
+                partition: n,
+                owner: Some(format!("worker-{}", n % 1_000)),
+                ..slot.clone()
+            })
+            .collect();
+        for (name, cluster, most) in
+            [("small", &small, 150 << 10), ("1,000 workers, 6,000 slots", &large, 300 << 10)]
+        {
+            let begun = std::time::Instant::now();
+            let bytes = shown(cluster).await.len();
+            println!("{name}: {bytes} bytes in {:?}", begun.elapsed());
+            assert!(bytes < most, "{name}: {bytes} bytes");
+        }
+    }
 }
