@@ -130,6 +130,7 @@ impl Cluster {
         let etcd_settings = etcd::Settings {
             folder: folder.join("etcd"),
             ports: members.zip((0..MEMBERS).map(|number| port(port::ETCD + 2 * number + 1))).collect(),
+            ..etcd::Settings::default()
         };
         let mut etcd_proxies = Vec::new();
         for (client, _) in &etcd_settings.ports {

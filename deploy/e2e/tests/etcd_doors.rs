@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    AlarmAction, AlarmType, Certificate, Client, CompactionOptions, ConnectOptions, DeleteOptions, Error,
-    Identity, Permission, PermissionType, TlsOptions,
+    AlarmAction, AlarmOptions, AlarmType, Certificate, Client, CompactionOptions, ConnectOptions,
+    DeleteOptions, Error, Identity, Permission, PermissionType, TlsOptions,
 };
 use millrace_e2e::{Authority, Certified, Etcd, Hand, millrace, signal};
 use millrace_local::{PortBlock, etcd};
@@ -155,7 +155,7 @@ async fn a_guarded_etcd_lets_in_who_is_known_and_others_are_told_by_which_flag()
     for (flags, words) in [
         (flags(&their_ca, &right), ["--etcd-ca", "UnknownIssuer"]),
         (flags(&ca, &wrong), ["--etcd-password", "invalid user ID or password"]),
-        (flags(&ca, &right)[..6].to_vec(), ["--etcd-user", "user name is empty"]),
+        (flags(&ca, &right)[..6].to_vec(), ["--etcd-user", "permission denied"]),
         (Vec::new(), ["--etcd-ca", "etcd at"]),
     ] {
         let master = start(&flags);
@@ -208,6 +208,13 @@ async fn a_full_etcd_is_said_and_the_master_goes_on_when_there_is_room_again() {
     let revision = revision.header().expect("a header").revision();
     filling.compact(revision, Some(CompactionOptions::new().with_physical())).await.expect("compacted");
     filling.defragment().await.expect("defragmented");
-    filling.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.expect("disarmed");
+    // As `etcdctl alarm disarm` does: each by its member.
+    let raised = filling.alarm(AlarmAction::Get, AlarmType::None, None).await.expect("alarms");
+    assert!(!raised.alarms().is_empty(), "the quota raised no alarm");
+    for alarm in raised.alarms() {
+        let mut of = AlarmOptions::new();
+        of.with_member(alarm.member_id());
+        filling.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of)).await.expect("disarmed");
+    }
     scene.until_alive(2, &master).await;
 }

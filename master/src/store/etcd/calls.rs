@@ -70,7 +70,7 @@ const FLAGS: [(&str, &str); 8] = [
     ("CertificateRequired", "etcd wants a certificate: --etcd-certificate and --etcd-key"),
     ("invalid user ID or password", "see --etcd-user and --etcd-password"),
     ("user name is empty", "etcd wants a login: --etcd-user and --etcd-password"),
-    ("permission denied", "the user of --etcd-user must read and write below the prefix in --state"),
+    ("permission denied", "--etcd-user must name a user who reads and writes below the prefix in --state"),
     ("http2 error", "if etcd speaks TLS, --etcd-ca names its authority"),
     ("stream closed because of a broken pipe", "if etcd speaks TLS, --etcd-ca names its authority"),
 ];
