@@ -7,7 +7,7 @@
 # make test-hosts  a cluster on several hosts, which are network namespaces; part of `make test` where the kernel allows them
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-hosts chaos bench check build-tools
+.PHONY: demo test test-hosts chaos bench screenshots check build-tools
 
 ARGS ?=
 GET := deploy/local/parts/get
