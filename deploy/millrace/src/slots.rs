@@ -6,7 +6,7 @@ use millrace_common::types::{Halt, SlotId};
 use millrace_proto::channel::Access;
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{DescribePipelineRequest, ResumeSlotRequest, SkipLost};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::ask::{Error, Masters};
@@ -68,6 +68,7 @@ pub(crate) struct Resume {
 /// A partition, of what `/api/v1/pipelines/ID` tells.
 #[derive(Debug, Deserialize)]
 struct Partition {
+    #[serde(deserialize_with = "slot_id")]
     slot: SlotId,
     topic: String,
     partition: i32,
@@ -177,6 +178,11 @@ async fn partitions(masters: &Masters, pipeline: &str) -> Result<Vec<Value>, Err
     }
 }
 
+/// As the API writes it: one text.
+fn slot_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SlotId, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
 fn read(slot: Value) -> Result<Partition, Error> {
     serde_json::from_value(slot).map_err(Error::unreadable)
 }
@@ -186,7 +192,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn partition(number: i32, halt: Value) -> Partition {
+    fn partition(number: i32, halt: &Value) -> Partition {
         let slot = json!({ "slot": format!("p-1/0-{number}"), "topic": "raw", "partition": number, "state": "x", "halt": halt });
         read(slot).expect("a partition")
     }
@@ -195,7 +201,7 @@ mod tests {
     fn only_halted_partitions_go_on_and_others_are_named() {
         let all = || {
             let halt = json!({ "kind": "offsets_lost", "detail": "5 to 9 are gone" });
-            vec![partition(0, Value::Null), partition(1, halt)]
+            vec![partition(0, &Value::Null), partition(1, &halt)]
         };
         let names = |wanted| {
             chosen(all(), "p", wanted).map(|chosen| chosen.into_iter().map(|slot| slot.name).collect())
