@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod lake;
 pub mod lake_key;
 pub mod ledger;
+pub mod manifest;
 pub mod port_holder;
 pub mod record;
 pub mod secret;

@@ -132,6 +132,12 @@ impl CommittedRecord {
     /// # Panics
     /// When it is longer than a broker takes: the rejected ranges must be kept short.
     pub fn metadata(&self) -> String {
+        let metadata = self.text();
+        assert!(fits(&metadata), "a record is short ASCII: {metadata}");
+        metadata
+    }
+
+    fn text(&self) -> String {
         let text = Text {
             version: VERSION,
             epoch: self.epoch,
@@ -143,9 +149,7 @@ impl CommittedRecord {
             transform: self.transform.clone(),
             rejected: self.rejected.steps_from(self.lake_cursor),
         };
-        let metadata = serde_json::to_string(&text).unwrap_or_else(|error| panic!("plain fields: {error}"));
-        assert!(metadata.is_ascii() && metadata.len() <= LONGEST, "a record is short ASCII: {metadata}");
-        metadata
+        serde_json::to_string(&text).unwrap_or_else(|error| panic!("plain fields: {error}"))
     }
 
     /// Reads the metadata of the committed offset `offset`.
@@ -192,8 +196,19 @@ impl CommittedRecord {
         if record.topic_cursor.0 != offset {
             return Err(RecordError::Contradiction { cursor: record.topic_cursor, offset });
         }
+        // The next commit writes most of it back.
+        if !fits(&record.text()) {
+            return Err(unreadable(format!(
+                "it is no ASCII, or would be written with more than {LONGEST} bytes"
+            )));
+        }
         Ok(record)
     }
+}
+
+/// Whether a broker takes `metadata`, and gives it back as it was.
+fn fits(metadata: &str) -> bool {
+    metadata.is_ascii() && metadata.len() <= LONGEST
 }
 
 /// A set of offsets, as ranges that neither touch nor overlap, in their order.
@@ -354,6 +369,20 @@ mod tests {
         assert!(matches!(wrong, Err(RecordError::Contradiction { .. })));
         let newer = CommittedRecord::parse(6, br#"{"version":9,"anything":1}"#);
         assert_eq!(newer, Err(RecordError::Newer { found: 9 }));
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_written_again_is_refused() {
+        let text = |transform: &str| {
+            format!(
+                r#"{{"version":2,"epoch":1,"topic":6,"lake":6,"sequence":0,"window":[0,0],"transform":"{transform}"}}"#
+            )
+        };
+        let parse = |transform: &str| CommittedRecord::parse(6, text(transform).as_bytes());
+        assert!(parse("00").is_ok());
+        for wrong in ["ü".to_owned(), "\\u00fc".to_owned(), "0".repeat(LONGEST)] {
+            assert!(matches!(parse(&wrong), Err(RecordError::Unreadable { .. })), "{wrong}");
+        }
     }
 
     #[test]

@@ -86,13 +86,18 @@ pub struct RecordTraces(Vec<(i64, Context)>);
 impl RecordTraces {
     /// Takes note of the record at `offset`, if its header `traceparent` names a sampled trace.
     pub fn note(&mut self, offset: i64, traceparent: &[u8]) {
-        if self.0.len() >= MOST_TRACES || !tracing::enabled!(target: TRACES, Level::INFO) {
+        if !self.takes_more() {
             return;
         }
         let context = std::str::from_utf8(traceparent).ok().and_then(parse);
         if let Some(context) = context.filter(|context| context.span().span_context().is_sampled()) {
             self.0.push((offset, context));
         }
+    }
+
+    /// Whether [`RecordTraces::note`] does anything: somebody asks for traces, and there is room for another record's.
+    pub fn takes_more(&self) -> bool {
+        self.has_room() && tracing::enabled!(target: TRACES, Level::INFO)
     }
 
     /// Whether there is room for another record.

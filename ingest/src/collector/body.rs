@@ -16,24 +16,24 @@ use super::media::Format;
 
 /// What is wrong with an event that is set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: &'static str,
+pub struct Refusal {
+    pub code: &'static str,
     /// JSON pointer (RFC 6901) into the event.
-    pub(super) pointer: String,
-    pub(super) message: String,
+    pub pointer: String,
+    pub message: String,
 }
 
 /// An event of a request.
 #[derive(Debug)]
-pub(super) struct Judged<'a> {
-    pub(super) bytes: Cow<'a, [u8]>,
+pub struct Judged<'a> {
+    pub bytes: Cow<'a, [u8]>,
     /// The record's key, the event's `package_id`; or why the event is invalid.
-    pub(super) key: Result<String, Refusal>,
+    pub key: Result<String, Refusal>,
 }
 
 /// A body of which nothing can be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+pub enum Unreadable {
     #[error("the body is not JSON ({0}), expected one event object or an array of them")]
     NotJson(String),
     #[error(
@@ -46,17 +46,18 @@ pub(super) enum Unreadable {
 
 /// How events are judged.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
+pub struct Rules {
     /// Bytes of an event; a larger one is invalid.
-    pub(super) max_event: usize,
+    pub max_event: usize,
     /// Take addresses out of every event.
-    pub(super) anonymize: bool,
+    pub anonymize: bool,
 }
 
 /// The events of `body`, unjudged.
 ///
-/// Errors: an array is not JSON, or there are more than `most`.
-pub(super) fn split(body: &[u8], format: Format, most: usize) -> Result<Vec<&[u8]>, Unreadable> {
+/// # Errors
+/// An array is not JSON, or there are more than `most`.
+pub fn split(body: &[u8], format: Format, most: usize) -> Result<Vec<&[u8]>, Unreadable> {
     match format {
         Format::Document if first(body) == Some(b'[') => array(body, most),
         Format::Document => Ok(vec![body]),
@@ -70,13 +71,10 @@ pub(super) fn split(body: &[u8], format: Format, most: usize) -> Result<Vec<&[u8
 
 /// Judges each of `events`, which [`split`] gave.
 ///
-/// Errors: the body is one document and not JSON, or an event is so large that not even the invalid topic takes it.
+/// # Errors
+/// The body is one document and not JSON, or an event is so large that not even the invalid topic takes it.
 /// A line that is not JSON is invalid, its neighbours are what they are.
-pub(super) fn judge<'a>(
-    events: &[&'a [u8]],
-    format: Format,
-    rules: Rules,
-) -> Result<Vec<Judged<'a>>, Unreadable> {
+pub fn judge<'a>(events: &[&'a [u8]], format: Format, rules: Rules) -> Result<Vec<Judged<'a>>, Unreadable> {
     events.iter().enumerate().map(|(index, event)| judge_event(index, event, format, rules)).collect()
 }
 

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderName, header};
 
 /// How events stand in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     /// One JSON document: an event, or an array of them.
     Document,
     /// An event a line.

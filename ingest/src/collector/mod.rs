@@ -37,8 +37,10 @@ use millrace_common::shutdown::Shutdown;
 use tracing::info;
 
 pub use answer::{Answer, ErrorBody, ErrorDetail, Verdict};
+pub use body::{Judged, Refusal, Rules, Unreadable, judge, split};
 pub use config::{Compression, Config, ConfigError};
 pub use keys::KeysError;
+pub use media::Format;
 pub use millrace_common::tls::TlsError;
 
 use config::LARGEST_KEPT_EVENT;

@@ -5,7 +5,6 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt::Write as _;
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -251,8 +250,7 @@ impl SlotProducer {
         let topic = self.topic(topic)?;
         let partition_text = partition.to_string();
         let mut offset_text = String::new();
-        let part = |range: &Option<Range<usize>>| range.clone().map(|range| &records.bytes[range]);
-        for record in &records.records {
+        for record in records.iter() {
             offset_text.clear();
             // Writing to text can't fail.
             let _ = write!(offset_text, "{}", record.offset);
@@ -260,12 +258,12 @@ impl SlotProducer {
                 (SOURCE_TOPIC, Some(source_topic.as_bytes())),
                 (SOURCE_PARTITION, Some(partition_text.as_bytes())),
                 (SOURCE_OFFSET, Some(offset_text.as_bytes())),
-                (TRACEPARENT, part(&record.traceparent)),
+                (TRACEPARENT, record.traceparent),
             ];
             let message = Message {
                 timestamp_ms: (record.timestamp_ms >= 0).then_some(record.timestamp_ms),
-                key: part(&record.key),
-                value: part(&record.value),
+                key: record.key,
+                value: record.value,
             };
             let headers = headers.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
             self.make_room(batch, &message)?;

@@ -11,10 +11,10 @@ use millrace_common::types::NextOffset;
 use tracing::info_span;
 
 use super::intake::Products;
-use super::manifest::{Manifest, ManifestFile};
 use super::roll::RollReason;
 use super::{Exit, Slot, staging};
 use crate::lake::{FinishedFile, final_key};
+use millrace_common::manifest::{Manifest, ManifestFile};
 
 /// What a flush is about to stage.
 pub(super) struct Flush {

@@ -28,6 +28,9 @@ const BYTES_AT_ONCE: usize = 8 << 20;
 const MOST_REJECTED_TEXT: usize = 2500;
 /// What a record's rejection may at most add: a distance and a length.
 const REJECTED_TEXT_EACH: usize = 8;
+/// Records that the transform judges at once: so few that their values are still in the processor's cache when they
+/// are copied for the enriched topic.
+const JUDGED_AT_ONCE: usize = 1024;
 /// Memory of the transform's values that is kept from batch to batch.
 const SCRATCH_BYTES: usize = 1 << 20;
 
@@ -154,8 +157,9 @@ impl Intake {
     ) -> Result<(usize, NextOffset), NotTaken> {
         let (mut next, mut position) = (first, position);
         let mut records = batch.records(first, self.transform.reads_headers()).peekable();
-        let mut judged: Vec<SourceRecord<'_>> = Vec::with_capacity(batch.len() - first);
-        let mut traceparents = Vec::with_capacity(batch.len() - first);
+        let most = JUDGED_AT_ONCE.min(batch.len() - first);
+        let mut judged: Vec<SourceRecord<'_>> = Vec::with_capacity(most);
+        let mut traceparents = Vec::with_capacity(most);
         while let Some(record) = records.peek() {
             if let Some(stop) = self.stop_at.filter(|stop| record.offset >= stop.0) {
                 position = position.max(stop);
@@ -168,7 +172,8 @@ impl Intake {
             judged.clear();
             traceparents.clear();
             let mut wants = None;
-            for _ in 0..room {
+            let lake_follows_traces = self.lake_traces.takes_more();
+            for _ in 0..room.min(JUDGED_AT_ONCE) {
                 let Some(record) = records.peek() else { break };
                 if self.stop_at.is_some_and(|stop| record.offset >= stop.0) {
                     break;
@@ -203,7 +208,9 @@ impl Intake {
                     self.quarantine(&record, rejection.clone());
                 } else {
                     judged.push(record);
-                    traceparents.push(batch.traceparent(next - 1));
+                    // librdkafka reads all headers for it.
+                    let is_followed = wanted.values || lake_follows_traces;
+                    traceparents.push(if is_followed { batch.traceparent(next - 1) } else { None });
                 }
             }
             if let Some(wants) = wants.filter(|_| !judged.is_empty()) {

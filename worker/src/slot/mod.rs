@@ -8,7 +8,6 @@ mod commit;
 mod flush;
 mod intake;
 mod latest;
-mod manifest;
 mod open;
 mod publish;
 mod roll;

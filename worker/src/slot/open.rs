@@ -14,11 +14,11 @@ use tracing::warn;
 
 use super::begin::{Log, Refusal, plan};
 use super::commit::prove_ownership;
-use super::manifest::Manifest;
 use super::publish::publish;
 use super::{Claimed, Exit, KAFKA_DEADLINE, Open, Slot, skip, staging};
 use crate::compute::blocking;
 use crate::kafka::{KafkaFailure, SlotProducer};
+use millrace_common::manifest::Manifest;
 
 /// Opens the slot. `opened`: a record must exist.
 pub(super) async fn open(slot: &Slot, opened: bool) -> Result<Open, Exit> {

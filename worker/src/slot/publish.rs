@@ -8,9 +8,9 @@ use millrace_common::telemetry::{CommitSpans, TRACES};
 use tracing::{debug, info, info_span};
 
 use super::flush::Staged;
-use super::manifest::{Manifest, ManifestFile};
 use super::staging::{self, Found};
 use super::{Exit, Slot};
+use millrace_common::manifest::{Manifest, ManifestFile};
 
 /// A committed flush of which a file is neither where it was staged nor where it belongs.
 pub(super) struct Unpublished {

@@ -1,45 +1,45 @@
 //! The manifest of one flush: which staged objects become which files of the lake. Pure.
 
-use millrace_common::types::{Epoch, NextOffset, SlotId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use millrace_common::record::ManifestPointer;
+use crate::record::ManifestPointer;
+use crate::types::{Epoch, NextOffset, SlotId};
 
 const VERSION: u32 = 1;
 
 /// One file of a flush.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ManifestFile {
+pub struct ManifestFile {
     /// Where readers will find it, below the lake's prefix.
-    pub(crate) final_key: String,
+    pub final_key: String,
     /// Where it was uploaded, below the lake's prefix.
-    pub(crate) staged_key: String,
-    pub(crate) bytes: u64,
+    pub staged_key: String,
+    pub bytes: u64,
     /// Of the file's bytes, in hex.
-    pub(crate) sha256: String,
-    pub(crate) rows: u64,
-    pub(crate) first_offset: i64,
-    pub(crate) next_offset: NextOffset,
+    pub sha256: String,
+    pub rows: u64,
+    pub first_offset: i64,
+    pub next_offset: NextOffset,
 }
 
 /// One flush of a slot. A range without rows has no files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Manifest {
-    pub(crate) version: u32,
-    pub(crate) slot: SlotId,
-    pub(crate) epoch: Epoch,
-    pub(crate) sequence: u64,
+pub struct Manifest {
+    pub version: u32,
+    pub slot: SlotId,
+    pub epoch: Epoch,
+    pub sequence: u64,
     /// The range that the flush decides: from the lake cursor before it…
-    pub(crate) first_offset: NextOffset,
+    pub first_offset: NextOffset,
     /// …to the lake cursor after it.
-    pub(crate) next_offset: NextOffset,
-    pub(crate) files: Vec<ManifestFile>,
+    pub next_offset: NextOffset,
+    pub files: Vec<ManifestFile>,
 }
 
 /// A manifest that is not the one that was committed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ManifestError {
+pub enum ManifestError {
     #[error("the manifest at {key} has SHA-256 {found}, the record says {expected}")]
     Altered { key: String, found: String, expected: String },
     #[error("the manifest at {key} can't be read: {reason}")]
@@ -47,7 +47,7 @@ pub(crate) enum ManifestError {
 }
 
 impl Manifest {
-    pub(crate) fn new(
+    pub fn new(
         slot: SlotId,
         epoch: Epoch,
         sequence: u64,
@@ -66,14 +66,17 @@ impl Manifest {
     }
 
     /// The bytes to store under `key`, and the pointer to them.
-    pub(crate) fn encode(&self, key: String) -> (Vec<u8>, ManifestPointer) {
+    pub fn encode(&self, key: String) -> (Vec<u8>, ManifestPointer) {
         let bytes = serde_json::to_vec_pretty(self).unwrap_or_else(|error| panic!("plain fields: {error}"));
         let sha256 = hex::encode(Sha256::digest(&bytes));
         (bytes, ManifestPointer { key, sha256 })
     }
 
     /// The manifest that `pointer` names, if `bytes` are it.
-    pub(crate) fn decode(bytes: &[u8], pointer: &ManifestPointer) -> Result<Self, ManifestError> {
+    ///
+    /// # Errors
+    /// Other bytes than those that the pointer's hash is of, or a manifest that this version can't read.
+    pub fn decode(bytes: &[u8], pointer: &ManifestPointer) -> Result<Self, ManifestError> {
         let found = hex::encode(Sha256::digest(bytes));
         if found != pointer.sha256 {
             return Err(ManifestError::Altered {
