@@ -13,6 +13,7 @@ pub enum Fault {
     WorkerThaw,
     WorkerDrain,
     WorkerPartition,
+    WorkerClock,
     BrokerKill,
     BrokerFreeze,
     BrokerDiskFull,
@@ -43,12 +44,13 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, in the order in which they are listed.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::WorkerKill,
         Self::WorkerFreeze,
         Self::WorkerThaw,
         Self::WorkerDrain,
         Self::WorkerPartition,
+        Self::WorkerClock,
         Self::BrokerKill,
         Self::BrokerFreeze,
         Self::BrokerDiskFull,
@@ -85,6 +87,7 @@ impl Fault {
             Self::WorkerThaw => "worker-thaw",
             Self::WorkerDrain => "worker-drain",
             Self::WorkerPartition => "worker-partition",
+            Self::WorkerClock => "worker-clock",
             Self::BrokerKill => "broker-kill",
             Self::BrokerFreeze => "broker-freeze",
             Self::BrokerDiskFull => "broker-disk-full",
@@ -128,6 +131,7 @@ impl Fault {
             Self::WorkerPartition => {
                 "a worker and the masters can't reach each other, in one direction or both"
             }
+            Self::WorkerClock => "a worker's clock jumps an hour forwards or backwards, and later back",
             Self::BrokerKill => "SIGKILL to Kafka's only broker, and a new start",
             Self::BrokerFreeze => "SIGSTOP to Kafka's only broker for a while",
             Self::BrokerDiskFull => {
@@ -203,6 +207,11 @@ impl Mix {
     /// Every fault once.
     pub fn all() -> Self {
         Self(Fault::ALL.into_iter().map(|fault| (fault, 1)).collect())
+    }
+
+    /// Whether the fault may be drawn.
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.0.iter().any(|(known, _)| *known == fault)
     }
 
     /// Each fault as often as it comes in a round.

@@ -333,6 +333,7 @@ impl View {
             epoch,
             state: "running".to_owned(),
             halt: None,
+            last_commit_at_ms: None,
         };
         let partition = Partition {
             cursors: Some(Cursors { epoch: recorded, topic, lake: topic }),

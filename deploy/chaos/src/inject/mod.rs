@@ -1,6 +1,7 @@
 //! Doing one fault: to whom, how, and by what it is known that it happened. Each returns only when the cluster has
 //! recovered, or says that it has not.
 
+mod clock;
 mod etcd;
 mod foreign;
 mod kafka;
@@ -54,6 +55,7 @@ pub(crate) async fn inject(scene: &mut Scene<'_>) -> Result<Done, Error> {
         Fault::WorkerThaw => worker::thaw(scene).await,
         Fault::WorkerDrain => worker::drain(scene).await,
         Fault::WorkerPartition => worker::partition(scene).await,
+        Fault::WorkerClock => clock::jump(scene).await,
         Fault::BrokerKill => kafka::kill(scene).await,
         Fault::BrokerFreeze => kafka::freeze(scene).await,
         Fault::BrokerDiskFull => kafka::fill_disk(scene).await,
