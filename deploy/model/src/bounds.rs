@@ -43,7 +43,7 @@ const BASE: Bound = Bound {
 };
 
 /// All of them, smallest first.
-pub const BOUNDS: [Bound; 12] = [
+pub const BOUNDS: [Bound; 15] = [
     Bound {
         name: "freeze",
         what: "a crash, and an owner that is frozen and resumed",
@@ -109,18 +109,41 @@ pub const BOUNDS: [Bound; 12] = [
     },
     Bound {
         name: "three",
-        what: "three workers, one record: two frozen owners",
+        what: "three workers, two frozen owners",
         workers: 3,
         records: 1,
         faults: Faults { moves: 2, ..NO_FAULTS },
         ..BASE
     },
     Bound {
-        name: "long",
-        what: "three records, two crashes, two frozen owners, and one fault of everything else",
+        name: "three-long",
+        what: "three workers, two frozen owners",
+        workers: 3,
+        faults: Faults { moves: 2, ..NO_FAULTS },
+        in_tests: false,
+        ..BASE
+    },
+    Bound {
+        name: "records",
+        what: "a crash, a frozen owner, and a new build that rejects other records and makes other files",
         records: 3,
         rejects: [0b010, 0b100],
-        faults: Faults { crashes: 1, moves: 2, kafka: 1, store: 1, builds: 1, ..NO_FAULTS },
+        faults: Faults { crashes: 1, moves: 1, builds: 1, ..NO_FAULTS },
+        in_tests: false,
+        ..BASE
+    },
+    Bound {
+        name: "mixed",
+        what: "a frozen owner, a new build, and one fault each of Kafka's and the store's",
+        rejects: [0b10, 0b01],
+        faults: Faults { moves: 1, kafka: 1, store: 1, builds: 1, ..NO_FAULTS },
+        in_tests: false,
+        ..BASE
+    },
+    Bound {
+        name: "twice",
+        what: "a crash, two frozen owners, and a lost or late request to Kafka",
+        faults: Faults { crashes: 1, moves: 2, kafka: 1, ..NO_FAULTS },
         in_tests: false,
         ..BASE
     },

@@ -1,7 +1,9 @@
 //! One representative for states that differ in names only: which worker is which, how flushes are numbered, how high
 //! epochs are. Refuses to merge anything that some step could tell apart.
 
-use crate::state::{FLUSHES, Flush, FlushId, LateKafka, LateStore, MOST_WORKERS, Phase, Record, State, Worker};
+use crate::state::{
+    FLUSHES, Flush, FlushId, LateKafka, LateStore, MOST_WORKERS, Phase, Record, State, Worker,
+};
 
 const ORDERS: [[usize; MOST_WORKERS]; 6] = [[0, 1, 2], [1, 0, 2], [0, 2, 1], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 

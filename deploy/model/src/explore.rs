@@ -2,6 +2,7 @@
 //! hashes; the ways between them as numbers.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
@@ -51,7 +52,7 @@ type NoHash = std::hash::BuildHasherDefault<Identity>;
 #[derive(Default)]
 struct Identity(u64);
 
-impl std::hash::Hasher for Identity {
+impl Hasher for Identity {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -65,19 +66,64 @@ impl std::hash::Hasher for Identity {
     }
 }
 
-fn fingerprint(hasher: &RandomState, state: &State) -> u64 {
-    hasher.hash_one(state)
+/// Makes a state's fingerprint: its fields as bytes, hashed at once.
+struct Fingerprints {
+    hasher: RandomState,
+    bytes: Vec<u8>,
 }
 
-fn hasher() -> RandomState {
-    // Fixed, so that a run can be repeated.
-    RandomState::with_seeds(0x6d69_6c6c, 0x7261_6365, 0x6d6f, 0x64656c)
+impl Fingerprints {
+    /// With fixed seeds, so that a run can be repeated.
+    fn new() -> Self {
+        Self {
+            hasher: RandomState::with_seeds(0x6d69_6c6c, 0x7261_6365, 0x6d6f, 0x6465_6c),
+            bytes: Vec::new(),
+        }
+    }
+
+    fn of(&mut self, state: &State) -> u64 {
+        self.bytes.clear();
+        state.hash(&mut Fields(&mut self.bytes));
+        self.hasher.hash_one(self.bytes.as_slice())
+    }
+}
+
+/// Gathers what is hashed. Every number of a state is small.
+struct Fields<'a>(&'a mut Vec<u8>);
+
+impl Fields<'_> {
+    fn push(&mut self, number: Option<u8>) {
+        self.0.push(number.unwrap_or_else(|| panic!("a number of a state is beyond a byte")));
+    }
+}
+
+impl Hasher for Fields<'_> {
+    fn finish(&self) -> u64 {
+        unreachable!("the bytes are hashed, not this");
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.0.push(number);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.push(u8::try_from(number).ok());
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.push(u8::try_from(number).ok());
+    }
 }
 
 impl Seen {
     /// Number of the state, and whether it is new.
     fn note(&mut self, fingerprint: u64, parent: u32) -> (u32, bool) {
-        let next = u32::try_from(self.fingerprints.len()).unwrap_or_else(|_| panic!("more than four billion states"));
+        let next = u32::try_from(self.fingerprints.len())
+            .unwrap_or_else(|_| panic!("more than four billion states"));
         match self.numbers.entry(fingerprint) {
             hashbrown::hash_map::Entry::Occupied(known) => (*known.get(), false),
             hashbrown::hash_map::Entry::Vacant(free) => {
@@ -100,19 +146,19 @@ impl Seen {
 
 /// Explores every state of `protocol`, up to `most_states`.
 pub fn explore(protocol: &Protocol, most_states: usize) -> Found {
-    let hasher = hasher();
+    let mut fingerprints = Fingerprints::new();
     let mut seen = Seen::default();
     let mut frontier = VecDeque::new();
     let first = canonical(&protocol.initial());
-    seen.note(fingerprint(&hasher, &first), NO_PARENT);
+    seen.note(fingerprints.of(&first), NO_PARENT);
     frontier.push_back((first, 0_u32));
     let (mut number, mut steps, mut depth, mut widest) = (0_u32, 0_u64, 0, 0);
     let mut nexts = Vec::new();
     let mut complete = true;
     while let Some((state, at_depth)) = frontier.pop_front() {
         depth = at_depth;
-        if let Some(rule) = broken(&state, &protocol.bound) {
-            let way = way_to(protocol, &hasher, &seen, number);
+        if let Some(rule) = broken(&state, &protocol.bound).find(protocol.wanted) {
+            let way = way_to(protocol, &mut fingerprints, &seen, number);
             let counterexample = Some(Counterexample { rule, way });
             let (states, memory) = (seen.fingerprints.len(), seen.memory());
             return Found { states, steps, depth, complete: false, memory, counterexample };
@@ -126,7 +172,7 @@ pub fn explore(protocol: &Protocol, most_states: usize) -> Found {
         for (action, next) in &nexts {
             steps += 1;
             let next = canonical(next);
-            let (target, is_new) = seen.note(fingerprint(&hasher, &next), number);
+            let (target, is_new) = seen.note(fingerprints.of(&next), number);
             if is_new {
                 frontier.push_back((next, at_depth + 1));
             }
@@ -138,8 +184,9 @@ pub fn explore(protocol: &Protocol, most_states: usize) -> Found {
         widest = widest.max(frontier.len());
         number += 1;
     }
-    let counterexample = complete.then(|| stuck(&seen)).flatten().map(|number| {
-        let way = way_to(protocol, &hasher, &seen, number);
+    let asks = matches!(protocol.wanted, None | Some(Rule::CanFinish));
+    let counterexample = (complete && asks).then(|| stuck(&seen)).flatten().map(|number| {
+        let way = way_to(protocol, &mut fingerprints, &seen, number);
         Counterexample { rule: Rule::CanFinish, way }
     });
     let memory = seen.memory() + widest * size_of::<(State, u32)>();
@@ -171,9 +218,16 @@ fn stuck(seen: &Seen) -> Option<u32> {
 }
 
 /// The way to a state, made anew without renaming, so that a worker keeps its number from step to step.
-fn way_to(protocol: &Protocol, hasher: &RandomState, seen: &Seen, number: u32) -> Vec<(Action, State)> {
+fn way_to(
+    protocol: &Protocol,
+    fingerprints: &mut Fingerprints,
+    seen: &Seen,
+    number: u32,
+) -> Vec<(Action, State)> {
     let mut numbers = vec![number];
-    while let Some(parent) = numbers.last().map(|last| seen.parents[*last as usize]).filter(|p| *p != NO_PARENT) {
+    while let Some(parent) =
+        numbers.last().map(|last| seen.parents[*last as usize]).filter(|p| *p != NO_PARENT)
+    {
         numbers.push(parent);
     }
     numbers.reverse();
@@ -183,7 +237,7 @@ fn way_to(protocol: &Protocol, hasher: &RandomState, seen: &Seen, number: u32) -
     for number in &numbers[1..] {
         let wanted = seen.fingerprints[*number as usize];
         protocol.next(&state, &mut nexts);
-        let found = nexts.iter().find(|(_, next)| fingerprint(hasher, &canonical(next)) == wanted);
+        let found = nexts.iter().find(|(_, next)| fingerprints.of(&canonical(next)) == wanted);
         let (action, next) = found.unwrap_or_else(|| panic!("a renamed state has the same steps: {state:?}"));
         state = *next;
         way.push((*action, state));

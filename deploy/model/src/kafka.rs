@@ -1,5 +1,6 @@
 //! Kafka's side: the fence, transactions, stable offsets, and requests that arrive late.
 
+use crate::mutant::Mutant;
 use crate::rules::{Rule, follows};
 use crate::state::{LateKafka, Phase, Record, State, Transaction};
 use crate::step::Next;
@@ -22,6 +23,7 @@ pub(crate) fn end_transaction(state: &mut State) {
     let transaction = std::mem::take(&mut state.kafka.transaction);
     show(state, transaction.enriched, transaction.invalid);
     if let Some(record) = transaction.record {
+        state.kafka.hanging = false;
         replace_record(state, record, by);
         state.kafka.pending = Some(record);
     }
@@ -82,15 +84,35 @@ pub(crate) fn steps(state: &State, next: &mut Next<'_>) {
             LateKafka::None => continue,
             LateKafka::End if transaction.open => {
                 end_transaction(&mut after);
-                next.other("a late EndTxn arrives and commits what is open", "transaction coordinator", after);
+                next.other(
+                    "a late EndTxn arrives and commits what is open",
+                    "transaction coordinator",
+                    after,
+                );
             }
             LateKafka::Offsets(record) if transaction.record.is_some() => {
                 transaction.record = Some(*record);
-                next.other("a late TxnOffsetCommit arrives and replaces the record", "group coordinator", after);
+                next.other(
+                    "a late TxnOffsetCommit arrives and replaces the record",
+                    "group coordinator",
+                    after,
+                );
+            }
+            LateKafka::Offsets(_) if next.is(Mutant::Unverified) => {
+                after.kafka.hanging = true;
+                next.other(
+                    "a late TxnOffsetCommit arrives and waits for the end of no transaction",
+                    "mutant",
+                    after,
+                );
             }
             // Kafka verifies that the partition is in an open transaction: refused.
             LateKafka::End | LateKafka::Offsets(_) => {
-                next.other("a late request arrives, and there is nothing that it could do", "coordinator", after);
+                next.other(
+                    "a late request arrives, and there is nothing that it could do",
+                    "coordinator",
+                    after,
+                );
             }
         }
     }

@@ -21,7 +21,7 @@ mod work;
 
 pub use bounds::{BOUNDS, Bound, bound};
 pub use explore::{Counterexample, Found, explore};
-pub use mutant::Mutant;
+pub use mutant::{About, Mutant};
 pub use rules::Rule;
 pub use show::show;
 pub use step::Protocol;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use millrace_model::{BOUNDS, Bound, Mutant, Protocol, bound, explore, show};
+use millrace_model::{About, BOUNDS, Bound, Mutant, Protocol, bound, explore, show};
 
 /// Explore the delivery protocol exhaustively within bounds: every interleaving of its workers, Kafka, the store and the
 /// faults. Exit status: 0 nothing broken and every mutant found out, 1 otherwise, 2 usage.
@@ -48,9 +48,9 @@ fn main() -> ExitCode {
             }
             bounds.iter().fold(true, |ok, bound| check(*bound, arguments.most_states) && ok)
         }
-        Some("all") => Mutant::ALL.into_iter().fold(true, |ok, mutant| {
-            refute(mutant, bounds.first().copied(), arguments.most_states) && ok
-        }),
+        Some("all") => Mutant::ALL
+            .into_iter()
+            .fold(true, |ok, mutant| refute(mutant, bounds.first().copied(), arguments.most_states) && ok),
         Some(name) => {
             let Some(mutant) = Mutant::named(name) else {
                 eprintln!("there is no mutant {name:?}; --list tells all");
@@ -71,15 +71,15 @@ fn list() {
     }
     println!("mutants, and the bound in which each shows:");
     for mutant in Mutant::ALL {
-        let (name, what, bound) = mutant.about();
-        println!("  {name:<24} {what} ({bound})");
+        let About { name, undone, bound, harm } = mutant.about();
+        println!("  {name:<24} {undone} ({bound}: {harm:?})");
     }
 }
 
 /// Explores the protocol as it is. True if nothing is broken.
 fn check(bound: Bound, most_states: usize) -> bool {
     let began = Instant::now();
-    let found = explore(&Protocol { bound, mutant: None }, most_states);
+    let found = explore(&Protocol { bound, mutant: None, wanted: None }, most_states);
     println!(
         "{:<12} {:>10} states {:>11} steps, depth {:>3}, {:>6.1} s, {:>5} MB: {}",
         bound.name,
@@ -102,15 +102,15 @@ fn check(bound: Bound, most_states: usize) -> bool {
 
 /// Explores a mutant. True if it breaks a rule.
 fn refute(mutant: Mutant, within: Option<Bound>, most_states: usize) -> bool {
-    let (name, what, home) = mutant.about();
+    let About { name, undone, bound: home, harm } = mutant.about();
     let Some(bound) = within.or_else(|| bound(home)) else { return false };
     let began = Instant::now();
-    let found = explore(&Protocol { bound, mutant: Some(mutant) }, most_states);
-    println!("{name}: {what}");
+    let found = explore(&Protocol { bound, mutant: Some(mutant), wanted: Some(harm) }, most_states);
+    println!("{name}: {undone}");
     println!("within {:?}: {} states, {:.1} s", bound.name, found.states, began.elapsed().as_secs_f64());
     match &found.counterexample {
         Some(counterexample) => println!("{}", show(counterexample, &bound)),
-        None => println!("NOT FOUND OUT: every rule holds\n"),
+        None => println!("NOT FOUND OUT: {harm:?} holds\n"),
     }
     found.counterexample.is_some()
 }

@@ -42,7 +42,7 @@ fn fence(state: &State, index: usize, next: &mut Next<'_>) {
 
 /// `open::read_record`, and what `open::open` and `begin::plan` decide about it.
 fn read(state: &State, index: usize, next: &mut Next<'_>) {
-    if state.kafka.pending.is_some() && !next.is(Mutant::UnstableRead) {
+    if (state.kafka.pending.is_some() || state.kafka.hanging) && !next.is(Mutant::UnstableRead) {
         // `SourceConsumer::committed` asks for stable offsets: the broker makes it wait.
         return;
     }

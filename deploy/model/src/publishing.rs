@@ -42,7 +42,12 @@ pub(crate) fn steps(state: &State, index: usize, next: &mut Next<'_>) {
                 after.workers[index].phase = Phase::Halted;
                 after.break_rule(Rule::NoHaltWithoutCause);
             }
-            next.step(index, "finds no staged file, and looks under the final key again", "publish::publish_file", after);
+            next.step(
+                index,
+                "finds no staged file, and looks under the final key again",
+                "publish::publish_file",
+                after,
+            );
         }
         Publish::CompareCopy => {
             *step = if is_match { Publish::DeleteStaged } else { Publish::Compare };
@@ -62,7 +67,8 @@ fn copy(state: &State, index: usize, next: &mut Next<'_>) {
         return;
     }
     copy_file(&mut after, id, file);
-    let copied = if next.is(Mutant::NoCompareAfterCopy) { Publish::DeleteStaged } else { Publish::CompareCopy };
+    let copied =
+        if next.is(Mutant::NoCompareAfterCopy) { Publish::DeleteStaged } else { Publish::CompareCopy };
     if state.faults.store > 0 {
         let mut lost = after;
         lost.faults.store -= 1;
@@ -148,7 +154,8 @@ fn missing(state: &State, index: usize, next: &mut Next<'_>) {
 
 /// The record was committed once more: the slot is this worker's. It looks again.
 pub(crate) fn proven(worker: &mut Worker) {
-    worker.publication = Publication { flush: worker.publication.flush, proven: true, ..Publication::default() };
+    worker.publication =
+        Publication { flush: worker.publication.flush, proven: true, ..Publication::default() };
 }
 
 /// A request that was late arrives.

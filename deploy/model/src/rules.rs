@@ -24,21 +24,21 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 14] = [
+    /// Those that a single state breaks; what readers see first.
+    const SEEN: [Self; 13] = [
         Self::TopicOnce,
         Self::QuarantineOnce,
         Self::LakeOnce,
         Self::OneVerdict,
         Self::SinksAgree,
-        Self::NotBeforeCommit,
         Self::NothingLost,
+        Self::NotBeforeCommit,
         Self::RecordKeepsItsObjects,
         Self::CursorsOnlyRise,
         Self::LakeNotBeyondTopic,
         Self::OneOwnerPerEpoch,
         Self::ChainOfFlushes,
         Self::NoHaltWithoutCause,
-        Self::CanFinish,
     ];
 
     pub fn text(self) -> &'static str {
@@ -61,12 +61,30 @@ impl Rule {
     }
 }
 
-/// The first rule that `state` breaks, `CanFinish` aside.
-pub(crate) fn broken(state: &State, bound: &Bound) -> Option<Rule> {
-    state.broken.or_else(|| {
-        let record = state.committed().unwrap_or_default();
-        lake_once(state).or_else(|| agreement(state, bound, &record)).or_else(|| loss(state, bound, &record))
-    })
+/// A set of rules.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Broken(u16);
+
+impl Broken {
+    pub(crate) fn note(&mut self, rule: Rule) {
+        self.0 |= 1 << rule as u16;
+    }
+
+    /// `wanted` if it is broken; without a wish, the first that is.
+    pub(crate) fn find(self, wanted: Option<Rule>) -> Option<Rule> {
+        let is_broken = |rule: &Rule| self.0 >> *rule as u16 & 1 == 1;
+        wanted.map_or_else(|| Rule::SEEN.into_iter().find(is_broken), |rule| Some(rule).filter(is_broken))
+    }
+}
+
+/// The rules that `state` breaks; `CanFinish` is no matter of one state.
+pub(crate) fn broken(state: &State, bound: &Bound) -> Broken {
+    let mut broken = state.broken;
+    let record = state.committed().unwrap_or_default();
+    judge_lake(state, &mut broken);
+    judge_agreement(state, bound, &record, &mut broken);
+    judge_loss(state, bound, &record, &mut broken);
+    broken
 }
 
 /// Rows under the final keys.
@@ -77,17 +95,20 @@ pub(crate) fn visible_rows(state: &State) -> Offsets {
     })
 }
 
-fn lake_once(state: &State) -> Option<Rule> {
+fn judge_lake(state: &State, broken: &mut Broken) {
     let mut seen: Offsets = 0;
     for content in state.store.files.iter().flatten() {
         match content {
             Content::Nothing => {}
-            Content::Foreign => return Some(Rule::LakeOnce),
-            Content::Rows { rows, .. } if seen & rows != 0 => return Some(Rule::LakeOnce),
-            Content::Rows { rows, .. } => seen |= rows,
+            Content::Foreign => broken.note(Rule::LakeOnce),
+            Content::Rows { rows, .. } => {
+                if seen & rows != 0 {
+                    broken.note(Rule::LakeOnce);
+                }
+                seen |= rows;
+            }
         }
     }
-    None
 }
 
 /// Offsets that no sink need have: the changed definition drops the first one.
@@ -95,43 +116,43 @@ fn droppable(state: &State) -> Offsets {
     u8::from(state.master.definition > 0)
 }
 
-fn agreement(state: &State, bound: &Bound, record: &Record) -> Option<Rule> {
+fn judge_agreement(state: &State, bound: &Bound, record: &Record, broken: &mut Broken) {
     let (kafka, rows) = (&state.kafka, visible_rows(state));
     if kafka.invalid & (kafka.enriched | rows) != 0 {
-        return Some(Rule::OneVerdict);
+        broken.note(Rule::OneVerdict);
     }
     if record.lake > record.topic {
-        return Some(Rule::LakeNotBeyondTopic);
+        broken.note(Rule::LakeNotBeyondTopic);
     }
-    // A committed offset that expired says nothing any more.
-    let known = kafka.record.is_some() || kafka.pending.is_some() || !kafka.expired;
+    if kafka.expired && kafka.record.is_none() && kafka.pending.is_none() {
+        // A committed offset that is lost says nothing any more.
+        return;
+    }
     let (below_topic, below_lake) = (span(0, record.topic), span(0, record.lake));
-    let ahead = kafka.enriched & !below_topic != 0 || rows & !below_lake != 0 || kafka.invalid & !below_topic != 0;
-    if known && ahead {
-        return Some(Rule::NotBeforeCommit);
+    if (kafka.enriched | kafka.invalid) & !below_topic != 0 || rows & !below_lake != 0 {
+        broken.note(Rule::NotBeforeCommit);
     }
-    let in_lake = rows | in_manifest(state, record);
-    if bound.has_topic && in_lake & below_lake != kafka.enriched & below_lake && known {
-        let lost = kafka.enriched & below_lake & !in_lake;
-        return Some(if lost != 0 { Rule::NothingLost } else { Rule::SinksAgree });
+    let in_lake = (rows | in_manifest(state, record)) & below_lake;
+    let on_topic = kafka.enriched & below_lake;
+    if bound.has_topic && in_lake != on_topic {
+        broken.note(if on_topic & !in_lake != 0 { Rule::NothingLost } else { Rule::SinksAgree });
     }
-    None
 }
 
-fn loss(state: &State, bound: &Bound, record: &Record) -> Option<Rule> {
+fn judge_loss(state: &State, bound: &Bound, record: &Record, broken: &mut Broken) {
     let kafka = &state.kafka;
     if record.manifest.is_some() {
         let flush = state.flush(record.manifest);
         if !flush.holds(MANIFEST) || flush.replaced >> MANIFEST & 1 == 1 {
-            return Some(Rule::RecordKeepsItsObjects);
+            broken.note(Rule::RecordKeepsItsObjects);
         }
     }
     let fallback = kafka.invalid | droppable(state);
     let in_lake = visible_rows(state) | in_manifest(state, record) | fallback;
     let on_topic = kafka.enriched | fallback;
-    let lake_lacks = span(0, record.lake) & !in_lake != 0;
-    let topic_lacks = bound.has_topic && span(0, record.topic) & !on_topic != 0;
-    (lake_lacks || topic_lacks).then_some(Rule::NothingLost)
+    if span(0, record.lake) & !in_lake != 0 || bound.has_topic && span(0, record.topic) & !on_topic != 0 {
+        broken.note(Rule::NothingLost);
+    }
 }
 
 /// Rows of the files that the record's manifest names and that are still staged.

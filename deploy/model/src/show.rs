@@ -12,7 +12,9 @@ pub fn show(counterexample: &Counterexample, bound: &Bound) -> String {
     let mut text = String::new();
     let mut before = String::new();
     for (number, (action, state)) in (1..).zip(&counterexample.way) {
-        let who = action.worker.map_or_else(String::new, |worker| format!("worker {} ", char::from(b'A' + worker as u8)));
+        let who = action
+            .worker
+            .map_or_else(String::new, |worker| format!("worker {} ", char::from(b'A' + worker as u8)));
         let mark = if action.is_fault { '!' } else { ' ' };
         // Writing to text can't fail.
         let _ = writeln!(text, "{number:>3} {mark} {who}{}  [{}]", action.what, action.code);
@@ -28,7 +30,11 @@ pub fn show(counterexample: &Counterexample, bound: &Bound) -> String {
 
 fn visible(state: &State, bound: &Bound) -> String {
     let record = state.committed().map_or_else(|| "none".to_owned(), |record| show_record(&record));
-    let topic = if bound.has_topic { format!("topic {} ", show_offsets(state.kafka.enriched)) } else { String::new() };
+    let topic = if bound.has_topic {
+        format!("topic {} ", show_offsets(state.kafka.enriched))
+    } else {
+        String::new()
+    };
     let (invalid, rows) = (show_offsets(state.kafka.invalid), show_offsets(visible_rows(state)));
     format!("record: {record}; {topic}quarantine {invalid} lake {rows}")
 }
@@ -43,6 +49,7 @@ fn show_record(record: &Record) -> String {
 }
 
 fn show_offsets(offsets: Offsets) -> String {
-    let list: Vec<String> = (0..8).filter(|offset| offsets >> offset & 1 == 1).map(|o| o.to_string()).collect();
+    let list: Vec<String> =
+        (0..8).filter(|offset| offsets >> offset & 1 == 1).map(|o| o.to_string()).collect();
     format!("{{{}}}", list.join(" "))
 }

@@ -1,11 +1,13 @@
 //! One state of the model, in plain small values. What may happen to it stands in the other modules.
 
+use crate::rules::{Broken, Rule};
+
 /// Source records at most.
 pub(crate) const MOST_RECORDS: usize = 4;
 /// Workers at most.
 pub(crate) const MOST_WORKERS: usize = 3;
 /// Flushes that somebody still refers to, at most.
-pub(crate) const FLUSHES: usize = 12;
+pub(crate) const FLUSHES: usize = 8;
 /// Of a flush's objects in the staging prefix: two files and the manifest.
 pub(crate) const MANIFEST: u8 = 2;
 
@@ -209,6 +211,8 @@ pub(crate) struct Kafka {
     /// The same of the invalid topic.
     pub(crate) invalid: Offsets,
     pub(crate) late: [LateKafka; 2],
+    /// A record lies there of no transaction, which no end will ever come for (of a mutant).
+    pub(crate) hanging: bool,
     /// The committed offset has expired once.
     pub(crate) expired: bool,
 }
@@ -274,8 +278,8 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) master: Master,
     pub(crate) faults: Faults,
-    /// What a step has broken.
-    pub(crate) broken: Option<crate::rules::Rule>,
+    /// What steps have broken.
+    pub(crate) broken: Broken,
 }
 
 impl State {
@@ -288,8 +292,8 @@ impl State {
         id.index().map_or_else(Flush::default, |index| self.store.flushes[index])
     }
 
-    pub(crate) fn break_rule(&mut self, rule: crate::rules::Rule) {
-        self.broken.get_or_insert(rule);
+    pub(crate) fn break_rule(&mut self, rule: Rule) {
+        self.broken.note(rule);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::master;
 use crate::mutant::Mutant;
 use crate::opening;
 use crate::publishing;
+use crate::rules::Rule;
 use crate::state::{MOST_WORKERS, Phase, State};
 use crate::work;
 
@@ -28,6 +29,8 @@ pub(crate) struct Action {
 pub struct Protocol {
     pub bound: Bound,
     pub mutant: Option<Mutant>,
+    /// Look for a state that breaks this rule, whatever else is broken on the way; without it for any.
+    pub wanted: Option<Rule>,
 }
 
 /// Where steps are gathered.

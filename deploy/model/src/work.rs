@@ -4,8 +4,7 @@ use crate::mutant::Mutant;
 use crate::publishing;
 use crate::rules::Rule;
 use crate::state::{
-    Commit, Flush, FlushId, LateStore, MANIFEST, Offsets, Publication, Record, State, Step, Worker,
-    span,
+    Commit, Flush, FlushId, LateStore, MANIFEST, Offsets, Publication, Record, State, Step, Worker, span,
 };
 use crate::step::Next;
 use crate::transaction::{self, Intent, stop};
@@ -80,7 +79,12 @@ fn take_in(state: &State, index: usize, next: &mut Next<'_>) {
     {
         if !is_new {
             stop(&mut after, index);
-            next.step(index, "refuses what is on the topic, and halts: transform_changed", "Intake::take_in", after);
+            next.step(
+                index,
+                "refuses what is on the topic, and halts: transform_changed",
+                "Intake::take_in",
+                after,
+            );
             return;
         }
         worker.rejected |= 1 << offset;
@@ -98,10 +102,12 @@ fn begin_flush(state: &State, index: usize, next: &mut Next<'_>) {
     let filtered = span(start, end) & u8::from(is_filtered(worker.record.transform, 0));
     let rows = span(start, end) & !worker.rejected & !filtered;
     let place = state.store.flushes.iter().position(|flush| !flush.used);
-    let place = place.unwrap_or_else(|| panic!("more flushes at a time than the model has places for: {state:?}"));
+    let place =
+        place.unwrap_or_else(|| panic!("more flushes at a time than the model has places for: {state:?}"));
     worker.flushed_to = end;
     worker.staging = FlushId::of(place);
-    let flush = Flush { used: true, sequence: before + 1, start, end, rows, build: worker.build, ..Flush::default() };
+    let flush =
+        Flush { used: true, sequence: before + 1, start, end, rows, build: worker.build, ..Flush::default() };
     worker.next_put = if flush.files().is_empty() { MANIFEST } else { 0 };
     after.store.flushes[place] = flush;
     put(&after, index, next);
