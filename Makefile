@@ -1,6 +1,7 @@
 # make demo    builds Millrace, gets Kafka and an S3 server, and shows the job running (ARGS="…" are its flags)
 # make test    the checks and all tests, on the same real parts
 # make chaos   faults on a real cluster under load, and a check of every acknowledged event (ARGS="…" are its flags)
+# make screenshots  the pictures of the page's documentation, from a running demo
 # make check   the checks alone
 # make test-hosts  a cluster on several hosts, which are network namespaces; part of `make test` where the kernel allows them
 SHELL := bash
@@ -30,7 +31,7 @@ demo: build-tools
 	exec $(TARGET)/release/millrace demo $(ARGS)
 
 test: build-tools
-	@$(call get_parts,kafka s3 etcd); \
+	@$(call get_parts,kafka s3 etcd browser); \
 	$(MAKE) --no-print-directory check || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting
 	cargo build --release --locked -p millrace -p millrace-e2e --bins
@@ -48,6 +49,12 @@ chaos: build-tools
 	cargo build --release --locked -p millrace -p millrace-chaos --bins || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting; \
 	exec $(TARGET)/release/millrace-chaos $(ARGS)
+
+screenshots: build-tools
+	@$(call get_parts,kafka s3 browser); wait $$getting
+	cargo build --release --locked -p millrace -p millrace-e2e --bins
+	MILLRACE_SCREENSHOTS=$(CURDIR)/docs/page \
+	    cargo test --release --locked -p millrace-e2e --test page -- --test-threads=1
 
 check: build-tools $(DENY)
 	cargo fmt --all --check

@@ -2,11 +2,13 @@
 
 pub mod address;
 pub mod backoff;
+pub mod cells;
 pub mod event;
 pub mod headers;
 pub mod http;
 pub mod kafka;
 pub mod lake;
+pub mod lake_key;
 pub mod ledger;
 pub mod port_holder;
 pub mod record;

@@ -1,6 +1,7 @@
 //! The master's flags, and the built-in pipeline that they describe. Decides nothing, asks nobody.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use millrace_common::address::{join_host_port, parse_servers, parse_topic};
@@ -36,6 +37,10 @@ pub struct Config {
     /// Where the status page is.
     #[arg(long, default_value = "127.0.0.1:18080", value_name = "HOST:PORT")]
     pub http_bind: SocketAddr,
+    /// A file with the logins that the status page asks for, one a line: `read` or `act`, then `basic NAME:SECRET` or
+    /// `token SECRET`. Without it nobody is asked.
+    #[arg(long, value_name = "FILE")]
+    pub ui_auth: Option<PathBuf>,
     /// Host name or address under which workers, people and other masters reach this one; by default the one that it
     /// listens on.
     #[arg(long, value_name = "HOST")]

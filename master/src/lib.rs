@@ -2,6 +2,7 @@
 //! `millrace-master-core`'s; this crate is its clock, its store and its voice. Start reading at `driver`.
 
 mod admission;
+mod browse;
 mod built_in;
 mod config;
 mod discovery;
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use millrace_common::http::{self, BindError};
 use millrace_common::shutdown::Shutdown;
-use millrace_common::tls::AccessError;
+use millrace_common::tls::{AccessError, ClientFlags};
 use millrace_common::types::{InvalidId, Millis, PipelineId, VERSION};
 use millrace_master_core::{Event, InvalidSettings, Settings, SlotView};
 use millrace_transform::Registry;
@@ -51,8 +52,10 @@ pub use records::UnreadableEntry;
 pub use store::{EtcdError, EtcdFlags, EtcdLocation, FileError, Leader, StateLocation, StoreError};
 pub use topic_check::TopicCheckError;
 pub use topics::TopicError;
+pub use web::logins::LoginsError;
 
 use crate::admission::Admission;
+use crate::browse::Browse;
 use crate::config::{BUILT_IN, millis};
 use crate::discovery::Troubles;
 use crate::driver::{Driver, Parts};
@@ -63,6 +66,8 @@ use crate::snapshot::Addresses;
 use crate::sources::Sources;
 use crate::store::{Membership, Store};
 use crate::unowned::UnownedOffsets;
+use crate::web::logins::Logins;
+use crate::web::{Guard, Verifications};
 
 /// How long tasks may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -83,6 +88,8 @@ pub enum Error {
     #[error("the master's address can't be told: {0}")]
     Address(#[from] std::io::Error),
     #[error(transparent)]
+    Logins(#[from] LoginsError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Restore(#[from] RestoreFailure),
@@ -101,6 +108,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         ..Settings::default()
     };
     settings.check()?;
+    let logins = config.ui_auth.as_deref().map(Logins::read).transpose()?;
     if config.bind.ip().is_unspecified() && config.advertise.is_none() {
         return Err(Error::Nowhere(config.bind));
     }
@@ -150,6 +158,19 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         "master starts"
     );
 
+    // As whoever asks a worker's Arrow Flight: with this master's own certificate and the cluster's token.
+    let worker_access = ClientFlags {
+        tls_ca: config.access.tls_client_ca.clone(),
+        tls_certificate: config.access.tls_certificate.clone(),
+        tls_key: config.access.tls_key.clone(),
+        token: config.access.token.clone(),
+        insecure: config.access.insecure,
+    };
+    let asks_logins = logins.is_some();
+    let guard = Guard::new(logins, config.advertise.into_iter().collect(), page_bound.ip().is_loopback());
+    if let Some(warning) = guard.warning() {
+        warn!(page = %page_bound, "{warning}");
+    }
     let unowned = UnownedOffsets::default();
     let troubles = Troubles::default();
     let own = (!config.no_pipeline).then_some(BUILT_IN);
@@ -169,7 +190,10 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
     }
     let doors = grpc::Doors { listener: workers_port, tls, token, lease: config.lease };
     shutdown.spawn("grpc", grpc::serve(doors, sources.clone(), admission, shutdown.clone()));
-    shutdown.spawn("web", web::serve(page_port, sources, shutdown.clone()));
+    let browse = Browse::new(worker_access);
+    let verifications = Verifications::new(format!("http://{page_bound}"), asks_logins);
+    let page = web::Parts { sources, guard, browse, verifications };
+    shutdown.spawn("web", web::serve(page_port, page, shutdown.clone()));
     shutdown.spawn("offsets of unowned slots", unowned::poll(handle.clone(), unowned, shutdown.clone()));
     let every = config.metadata_refresh;
     shutdown.spawn("discovery", discovery::watch(handle.clone(), troubles, every, shutdown.clone()));

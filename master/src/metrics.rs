@@ -82,15 +82,7 @@ impl Collector for ClusterCollector {
             (state.word().to_lowercase(), count)
         });
         by_state(&mut encoder, "workers", "Workers by state", &workers)?;
-        let slots = [
-            SlotState::Free,
-            SlotState::Granted,
-            SlotState::Opening,
-            SlotState::Running,
-            SlotState::Revoking,
-            SlotState::Halted,
-        ]
-        .map(|state| {
+        let slots = SlotState::ALL.map(|state| {
             (state.word().to_owned(), cluster.slots.iter().filter(|slot| slot.state == state).count())
         });
         by_state(&mut encoder, "slots", "Slots by state", &slots)?;

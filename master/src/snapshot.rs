@@ -1,6 +1,7 @@
 //! From the core's view to what people are shown: unix times, words for reasons, and the figures of slots that nobody
 //! reports. Decides nothing.
 
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use millrace_common::address::join_host_port;
@@ -45,7 +46,7 @@ pub(crate) fn cluster(look: &Look, sources: &Sources) -> Cluster {
         leader: None,
         waiting_for: sources.health.waiting_for(),
         at_ms: times.unix,
-        workers: workers.iter().map(|worker| worker_row(worker, slots, times)).collect(),
+        workers: worker_rows(look, times),
         pipelines: running,
         completed,
         slots: slots.iter().map(|slot| slot_row(slot, &sources.unowned)).collect(),
@@ -89,10 +90,35 @@ fn is_running(slot: &SlotView) -> bool {
     slot.report.as_ref().is_some_and(|report| report.phase == SlotPhase::Running)
 }
 
-fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
+/// What a worker's slots report, together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    running: usize,
+    records_per_second: f64,
+    bytes_per_second: f64,
+    cpu: f64,
+    lag: u64,
+}
+
+fn worker_rows(look: &Look, times: Times) -> Vec<Worker> {
+    let mut sums: HashMap<&WorkerId, Sum> = HashMap::new();
+    for slot in &look.view.slots {
+        let (Some(owner), Some(report)) = (&slot.owner, &slot.report) else { continue };
+        let sum = sums.entry(owner).or_default();
+        sum.running += usize::from(is_running(slot));
+        sum.records_per_second += report.metrics.records_per_second;
+        sum.bytes_per_second += report.metrics.bytes_per_second;
+        sum.cpu += report.metrics.cpu;
+        sum.lag = sum.lag.saturating_add(report.metrics.lag.unwrap_or(0));
+    }
+    let row = |worker: &WorkerView| {
+        worker_row(worker, sums.get(&worker.spec.id).copied().unwrap_or_default(), times)
+    };
+    look.view.workers.iter().map(row).collect()
+}
+
+fn worker_row(worker: &WorkerView, sum: Sum, times: Times) -> Worker {
     let spec = &worker.spec;
-    let running =
-        slots.iter().filter(|slot| slot.owner.as_ref() == Some(&spec.id) && is_running(slot)).count();
     let heard = worker.last_heard_at.unwrap_or(worker.since);
     Worker {
         id: spec.id.to_string(),
@@ -109,7 +135,7 @@ fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
             core::WorkerState::Dead => WorkerState::Dead,
         },
         cores: spec.cores,
-        cores_used: u32::try_from(running).unwrap_or(u32::MAX).min(spec.cores),
+        cores_used: u32::try_from(sum.running).unwrap_or(u32::MAX).min(spec.cores),
         memory_mib: spec.memory_mib,
         memory_used_bytes: worker.memory_used_bytes,
         slots: worker.slots.iter().map(SlotId::local).collect(),
@@ -120,6 +146,12 @@ fn worker_row(worker: &WorkerView, slots: &[SlotView], times: Times) -> Worker {
         waiting_for: worker.waiting_for.clone(),
         zone: spec.zone.clone(),
         version: spec.version.clone(),
+        load_percent: worker.load_percent,
+        speed_percent: worker.speed_percent,
+        records_per_second: sum.records_per_second,
+        bytes_per_second: sum.bytes_per_second,
+        cpu: sum.cpu,
+        lag: sum.lag,
     }
 }
 
@@ -145,7 +177,10 @@ pub(crate) fn pipeline(view: &core::PipelineView, look: &Look, sources: &Sources
 }
 
 fn slots_of(view: &core::PipelineView, look: &Look, unowned: &UnownedOffsets) -> Vec<Slot> {
-    let own = look.view.slots.iter().filter(|slot| slot.slot.pipeline == view.definition.id);
+    // They are sorted by pipeline first.
+    let id = &view.definition.id;
+    let begin = look.view.slots.partition_point(|slot| slot.slot.pipeline < *id);
+    let own = look.view.slots[begin..].iter().take_while(|slot| slot.slot.pipeline == *id);
     own.map(|slot| slot_row(slot, unowned)).collect()
 }
 
@@ -177,6 +212,9 @@ fn pipeline_row(view: &core::PipelineView, slots: &[Slot], troubles: &Troubles) 
             .iter()
             .map(|slot| slot.records_per_second)
             .fold(0.0, |sum, rate| sum + rate),
+        weight: definition.weight,
+        max_rate: definition.max_rate,
+        slots_halted: slots.iter().filter(|slot| slot.halt.is_some()).count(),
     }
 }
 
@@ -214,6 +252,8 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
         lag: asked.map_or(metrics.lag, |asked| Some(asked.lag)),
         // Rates and buffers of an owner that is gone are gone with it.
         records_per_second: if is_current { metrics.records_per_second } else { 0.0 },
+        bytes_per_second: if is_current { metrics.bytes_per_second } else { 0.0 },
+        cpu: if is_current { metrics.cpu } else { 0.0 },
         buffered_rows: if is_current { metrics.buffered_rows } else { 0 },
         buffered_bytes: if is_current { metrics.buffered_bytes } else { 0 },
         rows_committed: metrics.rows_committed,

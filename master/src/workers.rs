@@ -1,6 +1,7 @@
 //! What people ask of workers: one drained or recommissioned, the load of all evened out.
 
 use millrace_master_core::{Event, PlannedMove, RebalancePlan, WorkerLoad, WorkerView};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::handle::{Handle, Look};
@@ -44,19 +45,21 @@ pub(crate) async fn rebalance(handle: &Handle, apply: bool) -> Result<Plan, Refu
 }
 
 /// A plan as the command line reads it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Plan {
-    moves: Vec<PlanRow>,
-    workers: Vec<WorkerLoad>,
+    pub(crate) moves: Vec<PlanRow>,
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
+    pub(crate) workers: Vec<WorkerLoad>,
 }
 
-#[derive(Debug, Serialize)]
-struct PlanRow {
-    slot: String,
-    from: Option<String>,
-    to: Option<String>,
-    load_millicores: u64,
-    reason: String,
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlanRow {
+    pub(crate) slot: String,
+    pub(crate) from: Option<String>,
+    /// `None`: no worker has a place for it.
+    pub(crate) to: Option<String>,
+    pub(crate) load_millicores: u64,
+    pub(crate) reason: String,
 }
 
 /// By id, else by process id, which must be one worker's alone.

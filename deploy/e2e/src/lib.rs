@@ -1,5 +1,6 @@
 //! End-to-end tests: real processes on a real Kafka and a real S3 server, killed and frozen on the way.
 
+mod browser;
 mod certificates;
 mod cluster;
 mod demo;
@@ -10,6 +11,7 @@ mod receiver;
 mod s3proxy;
 mod topics;
 
+pub use browser::Browser;
 pub use certificates::{Authority, Certified};
 pub use cluster::{Cluster, DEFAULT_LEASE};
 pub use demo::{Demo, Hand, command_line, cursor, signal};

@@ -1,7 +1,8 @@
 //! Where the real parts are: runs the script that gets them once into the user's cache. Starts nothing.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs};
 
 use tokio::process::Command;
@@ -52,26 +53,32 @@ fn value(answer: &str, key: &str) -> Result<String, PartError> {
 }
 
 async fn run(part: &str) -> Result<String, PartError> {
-    // Its own copy for each process, so that two of different versions don't meet.
-    let folder = cache()?.join(format!("get-{}-{part}", std::process::id()));
-    write(&folder).map_err(PartError::io(format!("{} can't be written", folder.display())))?;
-    let output = Command::new("bash")
-        .arg(folder.join("get"))
-        .arg(part)
-        .stdin(Stdio::null())
-        // People see what takes time: "fetching Apache Kafka".
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .output()
-        .await;
-    // Only a copy; the next run writes its own.
-    drop(fs::remove_dir_all(&folder));
-    let output = output.map_err(PartError::io("bash can't be run"))?;
+    // People see what takes time: "fetching Apache Kafka".
+    let output = script(part, Stdio::inherit()).await?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         Err(PartError::Get { reason: format!("{part} can't be had: the reason stands above") })
     }
+}
+
+async fn script(part: &str, stderr: Stdio) -> Result<Output, PartError> {
+    // A copy for each run: two processes may be of different versions, and who is done first removes its own.
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let folder = cache()?.join(format!("get-{}-{run}", std::process::id()));
+    write(&folder).map_err(PartError::io(format!("{} can't be written", folder.display())))?;
+    let output = Command::new("bash")
+        .arg(folder.join("get"))
+        .arg(part)
+        .stdin(Stdio::null())
+        .stderr(stderr)
+        .kill_on_drop(true)
+        .output()
+        .await;
+    // Only a copy; the next run writes its own.
+    drop(fs::remove_dir_all(&folder));
+    output.map_err(PartError::io("bash can't be run"))
 }
 
 fn write(folder: &Path) -> std::io::Result<()> {
@@ -87,4 +94,20 @@ fn cache() -> Result<PathBuf, PartError> {
         .ok_or_else(|| PartError::Get {
             reason: "neither XDG_CACHE_HOME nor HOME is set: there is no cache for the parts".to_owned(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn runs_at_the_same_time_do_not_take_each_others_script_away() {
+        // An unknown part: the script must be found, read and answer by itself, each time. It ends at once and gets nothing.
+        let runs: Vec<_> = (0..32).map(|_| tokio::spawn(script("nothing", Stdio::piped()))).collect();
+        for run in runs {
+            let output = run.await.expect("ran").expect("bash");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains("get nothing: expected"), "{said}");
+        }
+    }
 }

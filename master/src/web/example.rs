@@ -27,6 +27,12 @@ fn worker(number: u16, state: WorkerState) -> Worker {
         waiting_for: None,
         zone: None,
         version: "0.1.0".into(),
+        load_percent: 60,
+        speed_percent: 100,
+        records_per_second: 5.0,
+        bytes_per_second: 1_000.0,
+        cpu: 0.5,
+        lag: 10,
     }
 }
 
@@ -46,6 +52,8 @@ fn slot(partition: i32, state: SlotState) -> Slot {
         end: Some(20),
         lag: Some(10),
         records_per_second: 5.0,
+        bytes_per_second: 1_000.0,
+        cpu: 0.5,
         buffered_rows: 2,
         buffered_bytes: 100,
         rows_committed: 10,
@@ -82,6 +90,9 @@ fn pipeline(name: &str, state: &'static str) -> Pipeline {
         slots_running: 1,
         lag: Some(20),
         records_per_second: 5.0,
+        weight: 1,
+        max_rate: None,
+        slots_halted: 1,
     }
 }
 
@@ -131,4 +142,16 @@ pub(super) fn cluster() -> Cluster {
             }],
         }],
     }
+}
+
+/// What the pages are made with.
+pub(super) fn parts(sources: crate::sources::Sources, guard: super::Guard) -> super::Parts {
+    let browse = super::Browse::new(millrace_common::tls::ClientFlags::default());
+    super::Parts { sources, guard, browse, verifications: super::Verifications::new(String::new(), false) }
+}
+
+/// The same on a cluster without workers.
+pub(super) async fn web() -> super::Web {
+    let (sources, shutdown) = crate::testing::sources().await;
+    super::Web::new(parts(sources, super::Guard::new(None, Vec::new(), true)), shutdown)
 }

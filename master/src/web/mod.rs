@@ -1,42 +1,58 @@
-//! HTTP: the status page, `/json/` as Spark's master has it, `/api/v1`, and the routes that every process has.
-//! It only reads; nothing can be changed through it.
+//! HTTP: the pages, their live streams, `/api/v1`, `/json/` as Spark's master has it, and the routes that every process
+//! has. What may be changed through it stands in `api::act` and `forms`.
 
+mod api;
+mod explore;
+mod forms;
+mod guard;
+mod history;
+mod live;
+pub(crate) mod logins;
 pub(crate) mod model;
-mod page;
+mod problem;
 mod spark;
+mod ui;
+pub(crate) mod verify;
 
 #[cfg(test)]
 mod example;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{get, post};
 use millrace_common::http::status_routes;
 use millrace_common::shutdown::Shutdown;
-use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
+use crate::browse::Browse;
 use crate::handle::Refused;
 use crate::metrics::{self, Latest};
-use crate::pipelines;
-use crate::pipelines::Refusal;
 use crate::snapshot;
 use crate::sources::Sources;
-use crate::store::Leader;
+use crate::workers;
+pub(crate) use guard::Guard;
+use history::History;
 use model::Cluster;
+use problem::Problem;
+use ui::View;
+pub(crate) use verify::Verifications;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Of an answer; a page may ask Kafka and a lake.
+const DEADLINE: Duration = Duration::from_secs(20);
 /// Requests under way; more wait for their turn.
 const REQUESTS: usize = 64;
 
@@ -44,9 +60,39 @@ const REQUESTS: usize = 64;
 struct Web {
     sources: Sources,
     latest: Latest,
+    guard: Guard,
+    history: History,
+    browse: Browse,
+    verifications: Verifications,
+    /// Places for pages that are looked at.
+    streams: Arc<Semaphore>,
+    shutdown: Shutdown,
+}
+
+/// What the pages are made with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) sources: Sources,
+    pub(crate) guard: Guard,
+    pub(crate) browse: Browse,
+    pub(crate) verifications: Verifications,
 }
 
 impl Web {
+    fn new(parts: Parts, shutdown: Shutdown) -> Self {
+        let Parts { sources, guard, browse, verifications } = parts;
+        Self {
+            sources,
+            latest: Latest::default(),
+            guard,
+            history: History::default(),
+            browse,
+            verifications,
+            streams: Arc::new(Semaphore::new(live::STREAMS)),
+            shutdown,
+        }
+    }
+
     async fn cluster(&self) -> Result<Arc<Cluster>, Problem> {
         let look = self.sources.handle.look().await;
         let cluster = look.map(|look| Arc::new(snapshot::cluster(&look, &self.sources)));
@@ -65,62 +111,99 @@ impl Web {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let problem =
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, "the cluster can't be seen", refused.to_string());
-        match refused {
-            Refused::Standby { leader } => Self { standby: Some(Box::new(leader)), ..problem },
-            Refused::Rejected(_) | Refused::Unavailable(_) => problem,
-        }
-    }
-}
-
 /// Serves until the shutdown begins.
-pub(crate) async fn serve(listener: TcpListener, sources: Sources, shutdown: Shutdown) {
+pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Shutdown) {
     let end = shutdown.clone();
+    let web = Arc::new(Web::new(parts, shutdown.clone()));
+    let history = web.history.clone().keep(web.sources.clone(), shutdown.clone());
+    shutdown.spawn("history", history);
     let served =
-        axum::serve(listener, routes(sources)).with_graceful_shutdown(async move { end.begun().await }).await;
+        axum::serve(listener, routes(web)).with_graceful_shutdown(async move { end.begun().await }).await;
     if let Err(error) = served {
         warn!(%error, "the status page closed");
         shutdown.begin();
     }
 }
 
-fn routes(sources: Sources) -> Router {
-    let latest = Latest::default();
-    let registry = Arc::new(metrics::registry(&sources.counters, latest.clone()));
-    let common = status_routes(sources.health.readiness(), registry);
-    let web = Arc::new(Web { sources, latest });
-    let redirecting = Arc::clone(&web);
-    Router::new()
+fn routes(web: Arc<Web>) -> Router {
+    let registry = Arc::new(metrics::registry(&web.sources.counters, web.latest.clone()));
+    let common = status_routes(web.sources.health.readiness(), registry);
+    let mut router = Router::new()
         .route("/", get(show_page))
-        .route("/style.css", get(style))
+        .route("/workers/{worker}", get(show_page))
+        .route("/pipelines/{pipeline}", get(show_page))
+        .route("/rebalance", get(show_rebalance))
+        .route("/verify", get(show_page))
+        .route("/topics", get(explore::topics))
+        .route("/topics/{topic}", get(explore::topic))
+        .route("/topics/{topic}/{partition}/{offset}", get(explore::message))
+        .route("/lakes", get(explore::lakes))
+        .route("/lakes/{pipeline}", get(explore::lake))
+        .route("/lakes/{pipeline}/file", get(explore::file))
+        .route("/bad-events", get(explore::bad_events))
+        .route("/act/verify", post(explore::begin_verification))
+        .route("/live/", get(live::stream))
+        .route("/live/{*page}", get(live::stream))
+        .route("/act/rebalance", post(forms::rebalance))
+        .route("/act/{what}/{target}", post(forms::act))
+        .route("/style.css", get(|| file("text/css; charset=utf-8", ui::STYLE)))
+        .route("/page.js", get(|| file("text/javascript; charset=utf-8", ui::SCRIPT)))
+        .route("/icon.svg", get(|| file("image/svg+xml", include_str!("ui/icon.svg"))))
         .route("/json", get(spark_state))
         .route("/json/", get(spark_state))
         .route("/json/{field}", get(spark_field))
-        .route("/api/v1/workers", get(|web| part(web, |cluster| Json(&cluster.workers).into_response())))
-        .route("/api/v1/slots", get(|web| part(web, |cluster| Json(&cluster.slots).into_response())))
-        .route("/api/v1/pipelines", get(show_pipelines))
-        .route("/api/v1/pipelines/{pipeline}", get(show_pipeline))
-        .route("/api/v1/moves", get(|web| part(web, |cluster| Json(&cluster.moves).into_response())))
-        .route("/api/v1/failovers", get(|web| part(web, |cluster| Json(&cluster.failovers).into_response())))
+        .route("/app/kill", post(forms::kill_application))
+        .route("/app/kill/", post(forms::kill_application))
+        .route("/workers/kill", post(forms::kill_workers))
+        .route("/workers/kill/", post(forms::kill_workers));
+    for (path, handler) in api::routes() {
+        router = router.route(path, handler);
+    }
+    router
         .fallback(unknown)
-        .method_not_allowed_fallback(only_reading)
+        .method_not_allowed_fallback(another_method)
         .with_state(Arc::clone(&web))
-        .merge(common.layer(from_fn_with_state(web, look_for_metrics)))
-        .layer(from_fn_with_state(Arc::clone(&redirecting), redirect_to_leader))
+        .merge(common.layer(from_fn_with_state(Arc::clone(&web), look_for_metrics)))
+        .layer(from_fn_with_state(Arc::clone(&web), redirect_to_leader))
+        .layer(from_fn_with_state(web, guard::check))
         .layer(map_response(security_headers))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, DEADLINE))
         .layer(GlobalConcurrencyLimitLayer::new(REQUESTS))
 }
 
-async fn show_page(State(web): State<Arc<Web>>) -> Result<Html<String>, Problem> {
-    Ok(Html(page::page(&*web.cluster_or_standby().await?).into_string()))
+/// A page about the cluster itself.
+async fn show_page(
+    State(web): State<Arc<Web>>,
+    Query(query): Query<BTreeMap<String, String>>,
+    request: Request,
+) -> Response {
+    let place = request.uri();
+    let shown = async {
+        let cluster = web.cluster_or_standby().await?;
+        ui::page(&web, &cluster, place.path(), &View::of(query))
+    };
+    match shown.await {
+        Ok(page) => {
+            let live = live::address(place.path(), place.query());
+            Html(ui::document(&web, &page, Some(&live)).into_string()).into_response()
+        }
+        Err(problem) => ui::problem(&web, &problem),
+    }
 }
 
-async fn style() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)
+/// What would move now: asked for at each load.
+async fn show_rebalance(State(web): State<Arc<Web>>) -> Response {
+    match workers::rebalance(&web.sources.handle, false).await {
+        Ok(plan) => {
+            let page = ui::rebalance::page(&web, &plan);
+            Html(ui::document(&web, &page, None).into_string()).into_response()
+        }
+        Err(refusal) => ui::problem(&web, &refusal.into()),
+    }
+}
+
+async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, kind)], text)
 }
 
 async fn spark_state(State(web): State<Arc<Web>>) -> Result<Response, Problem> {
@@ -129,31 +212,6 @@ async fn spark_state(State(web): State<Arc<Web>>) -> Result<Response, Problem> {
 
 async fn spark_field(State(web): State<Arc<Web>>, Path(name): Path<String>) -> Result<Response, Problem> {
     Ok(Json(spark::field(&*web.cluster_or_standby().await?, &name)).into_response())
-}
-
-async fn part(State(web): State<Arc<Web>>, pick: fn(&Cluster) -> Response) -> Result<Response, Problem> {
-    Ok(pick(&*web.cluster().await?))
-}
-
-/// Those with slots, then the completed ones.
-async fn show_pipelines(State(web): State<Arc<Web>>) -> Result<Response, Problem> {
-    let cluster = web.cluster().await?;
-    Ok(Json(cluster.pipelines.iter().chain(&cluster.completed).collect::<Vec<_>>()).into_response())
-}
-
-async fn show_pipeline(State(web): State<Arc<Web>>, Path(target): Path<String>) -> Result<Response, Problem> {
-    match pipelines::describe(&web.sources, &target).await {
-        Ok(detail) => Ok(Json(detail).into_response()),
-        Err(refusal) => {
-            let status = match refusal {
-                Refusal::Unknown(_) => StatusCode::NOT_FOUND,
-                Refusal::Usage(_) | Refusal::Now(_) | Refusal::Unavailable(_) | Refusal::Standby { .. } => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
-            };
-            Err(Problem::new(status, "the pipeline can't be shown", refusal.to_string()))
-        }
-    }
 }
 
 /// A standby answers what only the leader knows with the leader's address.
@@ -177,12 +235,11 @@ async fn look_for_metrics(State(web): State<Arc<Web>>, request: Request, next: N
 }
 
 async fn unknown(request: Request) -> Problem {
-    let detail = format!("there is nothing at {}; try / or /api/v1/workers", request.uri().path());
-    Problem::new(StatusCode::NOT_FOUND, "not found", detail)
+    ui::not_found(request.uri().path())
 }
 
-async fn only_reading(request: Request) -> Problem {
-    let detail = format!("{} is not possible here, only GET", request.method());
+async fn another_method(request: Request) -> Problem {
+    let detail = format!("{} is not possible here: /api/v1/openapi.json tells what is", request.method());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", detail)
 }
 
@@ -197,28 +254,4 @@ async fn security_headers(mut response: Response) -> Response {
     set(header::REFERRER_POLICY, "no-referrer");
     set(header::CACHE_CONTROL, "no-store");
     response
-}
-
-/// An error as RFC 9457 has it.
-#[derive(Debug, Serialize)]
-struct Problem {
-    title: &'static str,
-    status: u16,
-    detail: String,
-    /// The master stands by, and who leads.
-    #[serde(skip)]
-    standby: Option<Box<Option<Leader>>>,
-}
-
-impl Problem {
-    fn new(status: StatusCode, title: &'static str, detail: String) -> Self {
-        Self { title, status: status.as_u16(), detail, standby: None }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self)).into_response()
-    }
 }

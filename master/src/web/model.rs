@@ -3,10 +3,11 @@
 //! Points in time are milliseconds since 1970 UTC, sizes are bytes unless the name says MiB, cursors are next offsets.
 
 use millrace_common::types::PipelineDefinition;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Everything that is shown.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct Cluster {
     /// `millrace://host:port` for workers.
     pub(crate) url: String,
@@ -30,7 +31,7 @@ pub(crate) struct Cluster {
     pub(crate) failovers: Vec<Failover>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum MasterStatus {
     Alive,
@@ -50,7 +51,7 @@ impl MasterStatus {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum WorkerState {
     Alive,
@@ -86,7 +87,7 @@ impl WorkerState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct Worker {
     pub(crate) id: String,
     pub(crate) pid: u32,
@@ -109,9 +110,21 @@ pub(crate) struct Worker {
     pub(crate) waiting_for: Option<String>,
     pub(crate) zone: Option<String>,
     pub(crate) version: String,
+    /// Load of the slots that it has or is to get, per core, in percent of a core of usual speed.
+    pub(crate) load_percent: u32,
+    /// What its cores achieve, in percent of what is usual here; 100 until that is known.
+    pub(crate) speed_percent: u32,
+    /// Of its running slots together.
+    pub(crate) records_per_second: f64,
+    /// Keys and values read by its running slots together.
+    pub(crate) bytes_per_second: f64,
+    /// Cores that its running slots hold on average.
+    pub(crate) cpu: f64,
+    /// Of its slots together: what their slower sinks do not hold yet.
+    pub(crate) lag: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct Pipeline {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -135,20 +148,26 @@ pub(crate) struct Pipeline {
     /// Records that its slower sink does not hold yet; `None` while that is not known of any slot.
     pub(crate) lag: Option<u64>,
     pub(crate) records_per_second: f64,
+    /// Its share when the workers have fewer places than there are slots.
+    pub(crate) weight: u32,
+    /// The most records a second that one worker reads for it.
+    pub(crate) max_rate: Option<u64>,
+    pub(crate) slots_halted: usize,
 }
 
 /// A pipeline with all that is known of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct PipelineDetail {
     #[serde(flatten)]
     pub(crate) pipeline: Pipeline,
     /// As it was submitted, or submitted last.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub(crate) definition: PipelineDefinition,
     /// None of a completed one.
     pub(crate) partitions: Vec<Slot>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct Slot {
     pub(crate) slot: String,
     pub(crate) pipeline: String,
@@ -165,6 +184,10 @@ pub(crate) struct Slot {
     pub(crate) end: Option<i64>,
     pub(crate) lag: Option<u64>,
     pub(crate) records_per_second: f64,
+    /// Keys and values of the records read.
+    pub(crate) bytes_per_second: f64,
+    /// Cores that it holds on average.
+    pub(crate) cpu: f64,
     pub(crate) buffered_rows: u64,
     pub(crate) buffered_bytes: u64,
     pub(crate) rows_committed: u64,
@@ -181,7 +204,7 @@ pub(crate) struct Slot {
     pub(crate) deaths: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SlotState {
     Free,
@@ -193,6 +216,9 @@ pub(crate) enum SlotState {
 }
 
 impl SlotState {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Free, Self::Granted, Self::Opening, Self::Running, Self::Revoking, Self::Halted];
+
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -205,14 +231,14 @@ impl SlotState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Halt {
     pub(crate) kind: String,
     pub(crate) detail: String,
 }
 
 /// A slot that changed hands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Move {
     /// When it was granted.
     pub(crate) at_ms: u64,
@@ -226,7 +252,7 @@ pub(crate) struct Move {
 }
 
 /// A lost worker, and what became of its slots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Failover {
     pub(crate) worker: String,
     pub(crate) pid: u32,
@@ -242,7 +268,7 @@ pub(crate) struct Failover {
 }
 
 /// One slot of a lost worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct LostSlot {
     pub(crate) slot: String,
     pub(crate) new_owner: Option<String>,
@@ -251,7 +277,7 @@ pub(crate) struct LostSlot {
 }
 
 /// Sums over the workers that are alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Totals {
     pub(crate) alive: usize,
     /// Suspect or unknown: not decided yet.

@@ -1,6 +1,8 @@
 //! `/json/` in the field names of Spark's standalone master, so that scripts written for it read ours. Memory is in
 //! MiB there; a pipeline is an application, a worker both worker and executor.
 
+use std::collections::HashSet;
+
 use chrono::DateTime;
 use serde_json::{Map, Value, json};
 
@@ -79,16 +81,11 @@ fn worker(worker: &Worker) -> Value {
 }
 
 fn application(cluster: &Cluster, pipeline: &Pipeline) -> Value {
-    let runs_it = |worker: &&Worker| {
-        cluster.slots.iter().any(|slot| {
-            slot.pipeline == pipeline.id
-                && slot.state == SlotState::Running
-                && slot.owner.as_ref() == Some(&worker.id)
-        })
-    };
-    let executors: Vec<&Worker> = cluster.workers.iter().filter(runs_it).collect();
     let running =
         cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id && slot.state == SlotState::Running);
+    let owners: HashSet<&str> = running.clone().filter_map(|slot| slot.owner.as_deref()).collect();
+    let executors: Vec<&Worker> =
+        cluster.workers.iter().filter(|worker| owners.contains(worker.id.as_str())).collect();
     let submitted = i64::try_from(pipeline.submitted_at_ms).ok().and_then(DateTime::from_timestamp_millis);
     json!({
         "id": pipeline.id,

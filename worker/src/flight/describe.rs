@@ -25,7 +25,7 @@ pub(super) fn wanted(descriptor: &FlightDescriptor) -> Result<Wanted, Status> {
             slot.map(Wanted::latest).map_err(|error| Status::invalid_argument(error.to_string()))
         }
         [kind, key @ ..] if kind == FILE => {
-            super::ticket::FileKey::parse(&key.join("/")).map(Wanted::File).map_err(refuse)
+            super::ticket::file_key(&key.join("/")).map(Wanted::File).map_err(refuse)
         }
         path => Err(Status::invalid_argument(format!(
             "the descriptor's path {path:?} names nothing here: expected slot/<pipeline id>/<topic number>-<partition> or file/<key>"

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use millrace_common::lake::Lake;
+use millrace_common::lake_key::FileKey;
 use millrace_common::types::{PipelineId, SlotId};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -22,7 +23,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use tonic::Status;
 
 use super::stream::{BATCH_ROWS, Batches};
-use super::ticket::{FileKey, Listing};
+use super::ticket::Listing;
 use crate::manager::Shown;
 
 /// Key of the schema's metadata: the file's key below the lake's prefix.
@@ -121,7 +122,7 @@ pub(super) fn list(slots: &BTreeMap<SlotId, Shown>, listing: &Listing) -> Result
     let objects = lake.store.list(Some(&lake.path(&folder)));
     let files = objects.map_err(move |error| status_of(&error, &folder)).try_filter_map(move |object| {
         // What is not the lake's own has no place in it, and is nobody's to read here.
-        let key = object.location.as_ref().get(skip..).and_then(|key| FileKey::parse(key).ok());
+        let key = object.location.as_ref().get(skip..).and_then(FileKey::parse);
         let key = key.filter(|key| *key.pipeline() == pipeline);
         std::future::ready(Ok(key.map(|key| (key, object))))
     });

@@ -1,15 +1,14 @@
 //! What a client may ask for, from the bytes that it sends. Pure, and strict: what is not plainly the key of a file or
 //! the name of a slot is refused before anything is looked up.
 
+use millrace_common::lake_key::{FileKey, folder_depth};
 use millrace_common::types::{PipelineId, SlotId};
 use serde::{Deserialize, Serialize};
 
 /// Rows of a slot, unless the ticket says otherwise.
 const LATEST: u64 = 100;
-const LONGEST_KEY: usize = 512;
 /// Of a ticket or a criterion; anything longer is none.
 const LONGEST_TEXT: usize = 2048;
-const UNPLACED: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// What a ticket asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +21,6 @@ pub(super) enum Wanted {
         /// Only rows of this source offset or later.
         from: Option<i64>,
     },
-}
-
-/// A file of a lake: `year=…/month=…/day=…/<pipeline id>-<topic number>-<partition>-<start offset>-<n>.parquet`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FileKey {
-    key: String,
-    pipeline: PipelineId,
 }
 
 /// A part of a lake to list.
@@ -89,7 +81,7 @@ impl Wanted {
         let text: TicketText = serde_json::from_slice(ticket).map_err(|error| wrong(error.to_string()))?;
         match text {
             TicketText { file: Some(key), slot: None, latest: None, from: None } => {
-                FileKey::parse(&key).map(Self::File)
+                file_key(&key).map(Self::File)
             }
             TicketText { file: None, slot: Some(slot), latest, from } => {
                 let slot = slot
@@ -104,7 +96,7 @@ impl Wanted {
     /// The ticket that asks for it.
     pub(super) fn ticket(&self) -> String {
         let text = match self {
-            Self::File(file) => TicketText { file: Some(file.key.clone()), ..TicketText::default() },
+            Self::File(file) => TicketText { file: Some(file.as_str().to_owned()), ..TicketText::default() },
             Self::Latest { slot, rows, from } => TicketText {
                 slot: Some(slot.to_string()),
                 latest: Some(*rows),
@@ -121,39 +113,9 @@ impl Wanted {
     }
 }
 
-impl FileKey {
-    /// Reads a key that stands below a lake's prefix. Everything but the lake's own form is refused, so that no key
-    /// leaves the day folders, whatever the store makes of `..`, `//` or escapes.
-    pub(super) fn parse(key: &str) -> Result<Self, Unreadable> {
-        Self::of(key).ok_or_else(|| Unreadable::File { found: shown(key.as_bytes()) })
-    }
-
-    fn of(key: &str) -> Option<Self> {
-        if key.len() > LONGEST_KEY {
-            return None;
-        }
-        let (folder, name) = key.rsplit_once('/')?;
-        if folder_depth(folder)? != 3 {
-            return None;
-        }
-        let mut parts = name.strip_suffix(".parquet")?.rsplitn(5, '-');
-        for _ in 0..4 {
-            let number = parts.next()?;
-            if number.is_empty() || number.len() > 20 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-                return None;
-            }
-        }
-        let pipeline = PipelineId::new(parts.next()?).ok()?;
-        Some(Self { key: key.to_owned(), pipeline })
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.key
-    }
-
-    pub(super) fn pipeline(&self) -> &PipelineId {
-        &self.pipeline
-    }
+/// Reads a key that stands below a lake's prefix.
+pub(super) fn file_key(key: &str) -> Result<FileKey, Unreadable> {
+    FileKey::parse(key).ok_or_else(|| Unreadable::File { found: shown(key.as_bytes()) })
 }
 
 impl Listing {
@@ -177,21 +139,6 @@ impl Listing {
     }
 }
 
-/// How many of `year=…/month=…/day=…` the folder names, from one to three; `None` if it is none of the lake's.
-fn folder_depth(folder: &str) -> Option<usize> {
-    let mut depth = 0;
-    for part in folder.split('/') {
-        let (name, digits) = *[("year=", 4), ("month=", 2), ("day=", 2)].get(depth)?;
-        let value = part.strip_prefix(name)?;
-        let is_number = value.len() == digits && value.bytes().all(|byte| byte.is_ascii_digit());
-        if !is_number && value != UNPLACED {
-            return None;
-        }
-        depth += 1;
-    }
-    Some(depth)
-}
-
 /// What was sent, for a message: quoted, without control characters, cut short.
 fn shown(bytes: &[u8]) -> String {
     const LONGEST: usize = 120;
@@ -201,6 +148,8 @@ fn shown(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use millrace_common::lake_key::UNPLACED;
+
     use super::*;
 
     const FILE: &str = "year=2024/month=01/day=15/click-stream-3f9a2c-0-5-42-1.parquet";
@@ -223,12 +172,12 @@ mod tests {
     #[test]
     fn unplaced_rows_have_files_too() {
         let key = format!("year={UNPLACED}/month={UNPLACED}/day={UNPLACED}/p-0-0-0-0.parquet");
-        assert!(FileKey::parse(&key).is_ok());
+        assert!(file_key(&key).is_ok());
     }
 
     #[test]
     fn no_key_leaves_the_day_folders() {
-        let long = format!("{}{FILE}", "a".repeat(LONGEST_KEY));
+        let long = format!("{}{FILE}", "a".repeat(512));
         for bad in [
             "",
             "/",
@@ -260,7 +209,7 @@ mod tests {
             "file:///etc/passwd",
             &long,
         ] {
-            let refused = FileKey::parse(bad).expect_err(bad).to_string();
+            let refused = file_key(bad).expect_err(bad).to_string();
             assert!(refused.contains("is no file of a lake: expected year=YYYY"), "{refused}");
         }
     }
