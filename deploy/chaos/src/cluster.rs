@@ -236,6 +236,11 @@ impl Cluster {
         format!("http://{}", local(self.ports.port(port::S3)))
     }
 
+    /// Of the raw topic.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
     pub(crate) fn lake(&self) -> &'static str {
         LAKE
     }

@@ -15,6 +15,8 @@ pub enum Fault {
     WorkerPartition,
     BrokerKill,
     BrokerFreeze,
+    BrokerDiskFull,
+    ForeignTransaction,
     KafkaCommitLost,
     KafkaAnswerLost,
     KafkaLateCommit,
@@ -41,7 +43,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, in the order in which they are listed.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::WorkerKill,
         Self::WorkerFreeze,
         Self::WorkerThaw,
@@ -49,6 +51,8 @@ impl Fault {
         Self::WorkerPartition,
         Self::BrokerKill,
         Self::BrokerFreeze,
+        Self::BrokerDiskFull,
+        Self::ForeignTransaction,
         Self::KafkaCommitLost,
         Self::KafkaAnswerLost,
         Self::KafkaLateCommit,
@@ -83,6 +87,8 @@ impl Fault {
             Self::WorkerPartition => "worker-partition",
             Self::BrokerKill => "broker-kill",
             Self::BrokerFreeze => "broker-freeze",
+            Self::BrokerDiskFull => "broker-disk-full",
+            Self::ForeignTransaction => "foreign-transaction",
             Self::KafkaCommitLost => "kafka-commit-lost",
             Self::KafkaAnswerLost => "kafka-answer-lost",
             Self::KafkaLateCommit => "kafka-late-commit",
@@ -124,6 +130,12 @@ impl Fault {
             }
             Self::BrokerKill => "SIGKILL to Kafka's only broker, and a new start",
             Self::BrokerFreeze => "SIGSTOP to Kafka's only broker for a while",
+            Self::BrokerDiskFull => {
+                "Kafka's files can't grow any more, so that it ends by itself; and a new start"
+            }
+            Self::ForeignTransaction => {
+                "somebody else's transaction on the raw topic stays open, then is aborted or times out"
+            }
             Self::KafkaCommitLost => "Kafka's answers to a worker's EndTxn are lost, with their connections",
             Self::KafkaAnswerLost => {
                 "the same of another step of a transaction: Produce, AddPartitionsToTxn, AddOffsetsToTxn, TxnOffsetCommit"

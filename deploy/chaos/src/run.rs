@@ -111,7 +111,7 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
     watch.stop();
     wrong.extend(watch.now().violations);
     timeline.say("end", "checking every event");
-    let verdict = check::verify(&cluster).await?;
+    let verdict = check::check(&cluster).await?;
     wrong.extend(verdict.faults);
     cluster.end().await;
     wrong.extend(panics(&folder.join("logs")));
@@ -140,6 +140,7 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
         summary: summarize(&incidents),
         incidents,
         verify: Some(verdict.report),
+        lake: Some(verdict.lake_report),
     };
     let json = serde_json::to_vec_pretty(&report).map_err(|error| Error::SetUp(error.to_string()))?;
     let path = folder.join("report.json");

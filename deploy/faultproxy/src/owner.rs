@@ -5,6 +5,9 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
+/// How often the table is read until the client is found.
+const TRIES: u32 = 10;
+
 /// The client's end of a connection.
 #[derive(Debug)]
 pub(crate) struct Owner {
@@ -16,7 +19,9 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn of(client: SocketAddr) -> Self {
-        let inode = fs::read_to_string("/proc/net/tcp").ok().and_then(|table| inode(&table, client));
+        let read = || fs::read_to_string("/proc/net/tcp").ok().and_then(|table| inode(&table, client));
+        // The kernel writes the table piece by piece, and lines are skipped when sockets come and go meanwhile.
+        let inode = (0..TRIES).find_map(|_| read());
         Self { inode, known: Mutex::default() }
     }
 
@@ -57,8 +62,17 @@ mod tests {
             tokio::net::TcpStream::connect(listener.local_addr().expect("address")).await.expect("connected");
         let (_server, address) = listener.accept().await.expect("accepted");
         assert_eq!(client.local_addr().expect("address"), address);
-        let owner = Owner::of(address);
-        assert!(owner.is(std::process::id()));
-        assert!(!owner.is(1));
+        // Other sockets come and go meanwhile.
+        let others = std::thread::spawn(|| {
+            for _ in 0..2_000 {
+                drop(std::net::TcpListener::bind("127.0.0.1:0").expect("listener"));
+            }
+        });
+        for _ in 0..50 {
+            let owner = Owner::of(address);
+            assert!(owner.is(std::process::id()));
+            assert!(!owner.is(1));
+        }
+        others.join().expect("no panic");
     }
 }

@@ -2,6 +2,7 @@
 //! recovered, or says that it has not.
 
 mod etcd;
+mod foreign;
 mod kafka;
 mod log;
 mod master;
@@ -55,6 +56,8 @@ pub(crate) async fn inject(scene: &mut Scene<'_>) -> Result<Done, Error> {
         Fault::WorkerPartition => worker::partition(scene).await,
         Fault::BrokerKill => kafka::kill(scene).await,
         Fault::BrokerFreeze => kafka::freeze(scene).await,
+        Fault::BrokerDiskFull => kafka::fill_disk(scene).await,
+        Fault::ForeignTransaction => foreign::transaction(scene).await,
         Fault::KafkaCommitLost
         | Fault::KafkaAnswerLost
         | Fault::KafkaLateCommit
