@@ -8,6 +8,7 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 
 use crate::canonical::canonical;
+use crate::reached::Reached;
 use crate::rules::{Rule, broken, is_finished};
 use crate::state::State;
 use crate::step::{Action, Protocol};
@@ -23,6 +24,8 @@ pub struct Found {
     pub complete: bool,
     /// Bytes of the tables at the end.
     pub memory: usize,
+    /// What happened on the way.
+    pub reached: Reached,
     pub counterexample: Option<Counterexample>,
 }
 
@@ -31,6 +34,13 @@ pub struct Found {
 pub struct Counterexample {
     pub rule: Rule,
     pub(crate) way: Vec<(Action, State)>,
+}
+
+impl Counterexample {
+    /// Its steps.
+    pub fn length(&self) -> usize {
+        self.way.len()
+    }
 }
 
 const NO_PARENT: u32 = u32::MAX;
@@ -155,13 +165,14 @@ pub fn explore(protocol: &Protocol, most_states: usize) -> Found {
     let (mut number, mut steps, mut depth, mut widest) = (0_u32, 0_u64, 0, 0);
     let mut nexts = Vec::new();
     let mut complete = true;
+    let mut reached = Reached::default();
     while let Some((state, at_depth)) = frontier.pop_front() {
         depth = at_depth;
         if let Some(rule) = broken(&state, &protocol.bound).find(protocol.wanted) {
             let way = way_to(protocol, &mut fingerprints, &seen, number);
             let counterexample = Some(Counterexample { rule, way });
             let (states, memory) = (seen.fingerprints.len(), seen.memory());
-            return Found { states, steps, depth, complete: false, memory, counterexample };
+            return Found { states, steps, depth, complete: false, memory, reached, counterexample };
         }
         seen.finished.push(is_finished(&state, &protocol.bound));
         if seen.fingerprints.len() >= most_states {
@@ -171,6 +182,7 @@ pub fn explore(protocol: &Protocol, most_states: usize) -> Found {
         protocol.next(&state, &mut nexts);
         for (action, next) in &nexts {
             steps += 1;
+            reached.note(&state, action, next, &protocol.bound);
             let next = canonical(next);
             let (target, is_new) = seen.note(fingerprints.of(&next), number);
             if is_new {
@@ -190,7 +202,7 @@ pub fn explore(protocol: &Protocol, most_states: usize) -> Found {
         Counterexample { rule: Rule::CanFinish, way }
     });
     let memory = seen.memory() + widest * size_of::<(State, u32)>();
-    Found { states: seen.fingerprints.len(), steps, depth, complete, memory, counterexample }
+    Found { states: seen.fingerprints.len(), steps, depth, complete, memory, reached, counterexample }
 }
 
 /// The first state from which no steps without faults lead to the end: a search backwards from all finished ones, done by

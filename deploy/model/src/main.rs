@@ -80,14 +80,17 @@ fn list() {
 fn check(bound: Bound, most_states: usize) -> bool {
     let began = Instant::now();
     let found = explore(&Protocol { bound, mutant: None, wanted: None }, most_states);
+    let (happened, missing) = found.reached.against(&bound);
     println!(
-        "{:<12} {:>10} states {:>11} steps, depth {:>3}, {:>6.1} s, {:>5} MB: {}",
+        "{:<12} {:>10} states {:>11} steps, depth {:>3}, {:>6.1} s, {:>5} MB, {:>2} of {:>2} reached: {}",
         bound.name,
         found.states,
         found.steps,
         found.depth,
         began.elapsed().as_secs_f64(),
         found.memory >> 20,
+        happened,
+        happened + missing.len(),
         match (&found.counterexample, found.complete) {
             (Some(counterexample), _) => counterexample.rule.text(),
             (None, true) => "all rules hold",
@@ -97,7 +100,10 @@ fn check(bound: Bound, most_states: usize) -> bool {
     if let Some(counterexample) = &found.counterexample {
         println!("{}", show(counterexample, &bound));
     }
-    found.complete && found.counterexample.is_none()
+    for text in &missing {
+        println!("  NOT REACHED: {text}");
+    }
+    found.complete && found.counterexample.is_none() && missing.is_empty()
 }
 
 /// Explores a mutant. True if it breaks a rule.

@@ -167,7 +167,7 @@ impl Mutant {
                 "definition-anywhere",
                 "the transform changes while the cursors differ",
                 "definition",
-                Rule::LakeOnce,
+                Rule::NothingLost,
             ),
             Self::LakePassesTopic => (
                 "lake-passes-topic",
