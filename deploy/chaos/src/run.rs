@@ -14,7 +14,6 @@ use crate::cluster::{Cluster, RAW_TOPIC};
 use crate::config::Config;
 use crate::cursors::Reader;
 use crate::error::Error;
-use crate::fault::Mix;
 use crate::inject::{PATIENCE, Scene, inject};
 use crate::recovery::Sink;
 use crate::report::{Incident, Report, summarize};
@@ -74,7 +73,7 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
     let path = folder.join("timeline.jsonl");
     let timeline =
         Timeline::create(&path).map_err(Error::io(format!("{} can't be written", path.display())))?;
-    let mix = config.faults.clone().unwrap_or_else(Mix::all);
+    let mix = config.mix();
     timeline.say("begin", &format!("seed {seed}, up to {} cycles of {mix}", config.cycles));
     let mut cluster = Cluster::start(config, program, folder).await?;
     timeline.say("begin", "the cluster runs");

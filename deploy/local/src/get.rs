@@ -45,6 +45,14 @@ pub(crate) async fn etcd() -> Result<PathBuf, PartError> {
     value(&run("etcd").await?, "etcd").map(PathBuf::from)
 }
 
+/// The library that gives a process a clock of its own, for `LD_PRELOAD`.
+///
+/// # Errors
+/// When it can't be had.
+pub async fn fake_clock() -> Result<PathBuf, PartError> {
+    value(&run("clock").await?, "library").map(PathBuf::from)
+}
+
 /// The folder with the Python packages that read a lake without Millrace: for `PYTHONPATH`.
 ///
 /// # Errors
