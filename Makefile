@@ -32,7 +32,7 @@ demo: build-tools
 	exec $(TARGET)/release/millrace demo $(ARGS)
 
 test: build-tools
-	@$(call get_parts,kafka s3 etcd browser); \
+	@$(call get_parts,kafka s3 etcd browser clock reader); \
 	$(MAKE) --no-print-directory check || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting
 	cargo build --release --locked -p millrace -p millrace-e2e --bins
@@ -46,7 +46,7 @@ test-hosts:
 	cargo test --release --locked -p millrace-e2e --test hosts -- --ignored --nocapture
 
 chaos: build-tools
-	@$(call get_parts,kafka s3 etcd); \
+	@$(call get_parts,kafka s3 etcd clock reader); \
 	cargo build --release --locked -p millrace -p millrace-chaos --bins || { kill $$getting 2>/dev/null || true; exit 1; }; \
 	wait $$getting; \
 	exec $(TARGET)/release/millrace-chaos $(ARGS)

@@ -311,10 +311,11 @@ impl Driver {
 
     fn carry_out(&mut self, directive: Directive) {
         match directive {
-            Directive::Grant { worker, session, slot, epoch, opened, definition, deaths } => {
-                info!(%worker, %slot, %epoch, opened, deaths, "grant");
+            Directive::Grant { worker, session, slot, epoch, opened, definition, deaths, skip_lost } => {
+                info!(%worker, %slot, %epoch, opened, deaths, ?skip_lost, "grant");
                 self.parts.counters.grants.inc();
-                self.send(session, &worker, MasterMessage::grant(&slot, epoch, opened, &definition, deaths));
+                let grant = MasterMessage::grant(&slot, epoch, opened, &definition, deaths, skip_lost);
+                self.send(session, &worker, grant);
             }
             Directive::Revoke { worker, session, slot, epoch } => {
                 info!(%worker, %slot, %epoch, "revoke");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millrace_common::shutdown::Shutdown;
 use millrace_common::tls::{self, Tls, Token};
-use millrace_common::types::{SlotPhase, SlotReport, StopReason, VERSION, WorkerId, WorkerSpec};
+use millrace_common::types::{SkipLost, SlotPhase, SlotReport, StopReason, VERSION, WorkerId, WorkerSpec};
 use millrace_master_core::{Event, Rejection, SlotView, WorkerView};
 use millrace_proto::channel::AsksToken;
 use millrace_proto::v1::master_server::{Master, MasterServer};
@@ -13,10 +13,11 @@ use millrace_proto::v1::{
     KillPipelineRequest, KillPipelineResponse, ListPipelinesRequest, ListPipelinesResponse,
     ListWorkersRequest, ListWorkersResponse, MasterMessage, PausePipelineRequest, PausePipelineResponse,
     PipelineStage, RebalanceRequest, RebalanceResponse, RecommissionWorkerRequest,
-    RecommissionWorkerResponse, ResumePipelineRequest, ResumePipelineResponse, SubmitPipelineRequest,
-    SubmitPipelineResponse, WorkerMessage, WorkerStatus, worker_message,
+    RecommissionWorkerResponse, ResumePipelineRequest, ResumePipelineResponse, ResumeSlotRequest,
+    ResumeSlotResponse, SubmitPipelineRequest, SubmitPipelineResponse, WorkerMessage, WorkerStatus,
+    worker_message,
 };
-use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped, standby_status};
+use millrace_proto::{ConversionError, Heartbeat, Register, SlotStopped, slot_id, standby_status};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -230,6 +231,18 @@ impl Master for Service {
     ) -> Result<Response<KillPipelineResponse>, Status> {
         let pipeline = self.fulfil(&request.into_inner().pipeline, Wish::Kill).await?;
         Ok(Response::new(KillPipelineResponse { pipeline: Some(pipeline) }))
+    }
+
+    async fn resume_slot(
+        &self,
+        request: Request<ResumeSlotRequest>,
+    ) -> Result<Response<ResumeSlotResponse>, Status> {
+        let ResumeSlotRequest { slot, skip_lost } = request.into_inner();
+        let malformed = |error: ConversionError| Status::invalid_argument(error.to_string());
+        let slot = slot_id("resume_slot.slot", slot).map_err(malformed)?;
+        let skip_lost = skip_lost.map(SkipLost::try_from).transpose().map_err(malformed)?;
+        pipelines::resume_slot(&self.sources, slot, skip_lost).await.map_err(refused)?;
+        Ok(Response::new(ResumeSlotResponse {}))
     }
 }
 

@@ -223,7 +223,7 @@ async fn resume_halted(handle: Handle) {
         Err(error) => return warn!(%error, "halted slots can't be resumed"),
     };
     for SlotView { slot, .. } in halted {
-        match handle.apply(Event::SlotResumed { slot: slot.clone() }).await {
+        match handle.apply(Event::SlotResumed { slot: slot.clone(), skip_lost: None }).await {
             Ok(()) => info!(%slot, "halted slot resumed"),
             Err(error) => warn!(%slot, %error, "halted slot not resumed"),
         }

@@ -1,7 +1,9 @@
 //! What people ask of pipelines that are known: shown, paused, resumed, killed. Submitting is in `admission`.
 
-use millrace_common::types::PipelineId;
+use millrace_common::types::{PipelineId, SkipLost, SlotId};
 use millrace_master_core::{Event, PipelineView, Rejection};
+
+use tracing::info;
 
 use crate::handle::{Look, Refused};
 use crate::snapshot::{self, unix_now_ms};
@@ -37,9 +39,11 @@ impl From<Refused> for Refusal {
             Refused::Standby { leader } => {
                 Self::Standby { words, leader: leader.map(|leader| leader.address) }
             }
-            Refused::Rejected(Rejection::UnknownPipeline { .. } | Rejection::UnknownWorker { .. }) => {
-                Self::Unknown(words)
-            }
+            Refused::Rejected(
+                Rejection::UnknownPipeline { .. }
+                | Rejection::UnknownWorker { .. }
+                | Rejection::UnknownSlot { .. },
+            ) => Self::Unknown(words),
             Refused::Rejected(_) => Self::Now(words),
         }
     }
@@ -77,6 +81,17 @@ pub(crate) async fn fulfil(sources: &Sources, target: &str, wish: Wish) -> Resul
     };
     sources.handle.apply(event(&pipeline, wish)).await?;
     describe(sources, pipeline.as_str()).await
+}
+
+/// Lets a halted slot go on.
+pub(crate) async fn resume_slot(
+    sources: &Sources,
+    slot: SlotId,
+    skip_lost: Option<SkipLost>,
+) -> Result<(), Refusal> {
+    sources.handle.apply(Event::SlotResumed { slot: slot.clone(), skip_lost }).await?;
+    info!(%slot, ?skip_lost, "a person's wish for a halted slot");
+    Ok(())
 }
 
 fn event(pipeline: &PipelineId, wish: Wish) -> Event {

@@ -268,16 +268,8 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
         halt: slot
             .halt
             .as_ref()
-            .map(|halt| Halt { kind: snake_case(halt.kind), detail: halt.detail.clone() }),
+            .map(|halt| Halt { kind: halt.kind.name().to_owned(), detail: halt.detail.clone() }),
         deaths: slot.deaths,
-    }
-}
-
-/// The variant's name as serde writes it.
-fn snake_case(kind: impl serde::Serialize) -> String {
-    match serde_json::to_value(kind) {
-        Ok(serde_json::Value::String(name)) => name,
-        other => format!("{other:?}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Wire to domain and back.
 
 use millrace_types::{
-    Digest, Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, PipelineId, SlotId, SlotMetrics,
+    Digest, Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, PipelineId, SkipLost, SlotId, SlotMetrics,
     SlotPhase, SlotReport, StopReason, WorkerId, WorkerSpec,
 };
 
@@ -65,6 +65,8 @@ pub struct Grant {
     pub definition: PipelineDefinition,
     /// How many owners in a row died since the slot's cursors last moved.
     pub deaths: u32,
+    /// A person's word that it may open without what is lost.
+    pub skip_lost: Option<SkipLost>,
 }
 
 /// The master takes a slot back.
@@ -121,6 +123,7 @@ impl v1::MasterMessage {
         opened: bool,
         definition: &PipelineDefinition,
         deaths: u32,
+        skip_lost: Option<SkipLost>,
     ) -> Self {
         let definition_json =
             serde_json::to_string(definition).unwrap_or_else(|error| panic!("plain fields: {error}"));
@@ -131,6 +134,7 @@ impl v1::MasterMessage {
                 opened,
                 definition_json,
                 deaths,
+                skip_lost: skip_lost.map(Into::into),
             })),
         }
     }
@@ -185,9 +189,7 @@ impl TryFrom<v1::SlotStopped> for SlotStopped {
                 StopReason::EpochBehind { recorded: Epoch(behind.recorded) }
             }
             slot_stopped::Reason::Halted(halted) => {
-                let kind = serde_json::from_value(serde_json::Value::String(halted.kind.clone()))
-                    .map_err(|error| ConversionError::new("halted.kind", halted.kind, error))?;
-                StopReason::Halted(Halt { kind, detail: halted.detail })
+                StopReason::Halted(Halt { kind: halt("halted.kind", halted.kind)?, detail: halted.detail })
             }
             slot_stopped::Reason::Failed(failed) => StopReason::Failed { detail: failed.detail },
         };
@@ -206,7 +208,21 @@ impl TryFrom<v1::Grant> for Grant {
             opened: message.opened,
             definition,
             deaths: message.deaths,
+            skip_lost: message.skip_lost.map(SkipLost::try_from).transpose()?,
         })
+    }
+}
+
+impl TryFrom<v1::SkipLost> for SkipLost {
+    type Error = ConversionError;
+    fn try_from(message: v1::SkipLost) -> Result<Self, ConversionError> {
+        Ok(Self { halt: halt("skip_lost.halt", message.halt)?, from: message.from.map(NextOffset) })
+    }
+}
+
+impl From<SkipLost> for v1::SkipLost {
+    fn from(skip_lost: SkipLost) -> Self {
+        Self { halt: skip_lost.halt.name().to_owned(), from: skip_lost.from.map(|from| from.0) }
     }
 }
 
@@ -262,7 +278,8 @@ impl From<&SlotId> for v1::SlotId {
     }
 }
 
-fn slot_id(field: &'static str, slot: Option<v1::SlotId>) -> Result<SlotId, ConversionError> {
+/// The slot that a message names in `field`.
+pub fn slot_id(field: &'static str, slot: Option<v1::SlotId>) -> Result<SlotId, ConversionError> {
     let slot = slot.ok_or(ConversionError::missing(field))?;
     if slot.partition < 0 {
         return Err(ConversionError::new(field, slot, "a partition of 0 or more"));
@@ -377,19 +394,17 @@ impl From<&StopReason> for slot_stopped::Reason {
                 Self::EpochBehind(v1::EpochBehind { recorded: recorded.0 })
             }
             StopReason::Halted(halt) => {
-                Self::Halted(v1::Halted { kind: halt_kind(halt.kind), detail: halt.detail.clone() })
+                Self::Halted(v1::Halted { kind: halt.kind.name().to_owned(), detail: halt.detail.clone() })
             }
             StopReason::Failed { detail } => Self::Failed(v1::Failed { detail: detail.clone() }),
         }
     }
 }
 
-/// The kind's snake_case name, as serde writes it.
-fn halt_kind(kind: HaltKind) -> String {
-    match serde_json::to_value(kind) {
-        Ok(serde_json::Value::String(name)) => name,
-        other => panic!("a plain variant has a name, got {other:?}"),
-    }
+/// A kind of halt by its snake_case name.
+fn halt(field: &'static str, name: String) -> Result<HaltKind, ConversionError> {
+    serde_json::from_value(serde_json::Value::String(name.clone()))
+        .map_err(|error| ConversionError::new(field, name, error))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 pub mod channel;
 mod convert;
 
-pub use convert::{ConversionError, Grant, Heartbeat, Register, Revoke, SlotStopped};
+pub use convert::{ConversionError, Grant, Heartbeat, Register, Revoke, SlotStopped, slot_id};
 
 /// The generated messages and services of `millrace.v1`.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]

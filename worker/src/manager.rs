@@ -162,7 +162,7 @@ impl Manager {
     }
 
     async fn start(&mut self, grant: Grant) {
-        let Grant { slot: id, epoch, opened, definition, deaths } = grant;
+        let Grant { slot: id, epoch, opened, definition, deaths, skip_lost } = grant;
         let prepared = match self.window_fits(&definition) {
             Ok(()) => self.parts_of(definition),
             Err(refusal) => Err(refusal),
@@ -225,6 +225,7 @@ impl Manager {
                         lake: shown.lake,
                         transforms,
                         deaths,
+                        skip_lost,
                         trial,
                         rate: parts.rate.clone(),
                         account,
@@ -326,7 +327,14 @@ mod tests {
         let id: PipelineId = pipeline.parse().expect("id");
         let definition = PipelineDefinition::new(id.clone(), "p", kafka, vec!["raw".into()], "invalid");
         let slot = SlotId { pipeline: id, topic, partition: 0 };
-        Order::Grant(Box::new(Grant { slot, epoch: Epoch(1), opened: false, definition, deaths: 0 }))
+        Order::Grant(Box::new(Grant {
+            slot,
+            epoch: Epoch(1),
+            opened: false,
+            definition,
+            deaths: 0,
+            skip_lost: None,
+        }))
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ pub use pipeline::{
     DEFAULT_COMMIT_INTERVAL_MS, DEFAULT_DUPLICATE_WINDOW, DEFAULT_WEIGHT, InvalidDefinition, LakeTarget,
     PipelineDefinition, Problem, RollPolicy, SecretReference, Source, StartPosition, TransformDefinition,
 };
-pub use report::{Halt, HaltKind, SlotMetrics, SlotPhase, SlotReport, StopReason, WorkerSpec};
+pub use report::{Halt, HaltKind, SkipLost, SlotMetrics, SlotPhase, SlotReport, StopReason, WorkerSpec};
 
 /// Millrace's version, as workers and masters tell each other.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,5 +1,7 @@
 //! What a worker offers and reports.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Epoch, NextOffset, SlotId, WorkerId};
@@ -115,6 +117,35 @@ pub enum HaltKind {
     TransformChanged,
     /// A sink's topic refuses a record: it is too large for the topic's settings, for example.
     RecordRefused,
+}
+
+impl HaltKind {
+    /// As the pages, the API and the command line have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RecordLost => "record_lost",
+            Self::RecordDamaged => "record_damaged",
+            Self::OffsetsLost => "offsets_lost",
+            Self::ManifestMismatch => "manifest_mismatch",
+            Self::TransformChanged => "transform_changed",
+            Self::RecordRefused => "record_refused",
+        }
+    }
+}
+
+impl fmt::Display for HaltKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A person's word that a halted slot may go on without what is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkipLost {
+    /// The halt that the person saw: what else is found lost halts the slot anew.
+    pub halt: HaltKind,
+    /// Where both sinks begin again when their cursors are unknown, for the record is lost or damaged.
+    pub from: Option<NextOffset>,
 }
 
 /// A slot's halt: what is wrong, where, and what a person can do.

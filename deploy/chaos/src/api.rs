@@ -32,6 +32,8 @@ pub(crate) struct Slot {
     /// free, granted, opening, running, revoking or halted.
     pub(crate) state: String,
     pub(crate) halt: Option<Halt>,
+    /// By the worker's clock.
+    pub(crate) last_commit_at_ms: Option<i64>,
 }
 
 /// Why a slot halted.

@@ -17,6 +17,7 @@ use tokio::process::Command;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::fault::Fault;
 
 /// Named where a port is taken; the run chooses free ones.
 const FLAG: &str = "another run";
@@ -153,7 +154,11 @@ impl Cluster {
             tokio::try_join!(kafka::prepare(&kafka_settings), s3::prepare(&s3_settings, direct))?;
         let etcd = etcd::prepare(&etcd_settings).await?;
 
-        let build = Build { config, program, folder, ports: &ports, proxies: &proxies };
+        let clock = match config.mix().has(Fault::WorkerClock) {
+            true => Some(millrace_local::fake_clock().await?),
+            false => None,
+        };
+        let build = Build { config, program, folder, ports: &ports, proxies: &proxies, clock };
         let mut cluster = Self {
             kafka,
             s3,
@@ -236,6 +241,15 @@ impl Cluster {
         format!("http://{}", local(self.ports.port(port::S3)))
     }
 
+    pub(crate) fn clock_file(&self, worker: usize) -> PathBuf {
+        clock_file(&self.folder, worker)
+    }
+
+    /// Of the raw topic.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
     pub(crate) fn lake(&self) -> &'static str {
         LAKE
     }
@@ -290,6 +304,11 @@ impl Cluster {
     }
 }
 
+/// What is added to the clock of this worker, in seconds; while there is no such file, nothing.
+fn clock_file(folder: &Path, worker: usize) -> PathBuf {
+    folder.join(format!("clock-{worker}"))
+}
+
 fn ledger(folder: &Path) -> PathBuf {
     folder.join("ledger.jsonl")
 }
@@ -301,6 +320,8 @@ struct Build<'a> {
     folder: &'a Path,
     ports: &'a PortBlock,
     proxies: &'a Proxies,
+    /// The library by which workers have a clock that can be set.
+    clock: Option<PathBuf>,
 }
 
 impl Build<'_> {
@@ -333,6 +354,15 @@ impl Build<'_> {
             .program(&format!("worker-{number}"))
             .arguments(["worker", "--master", &masters.join(","), "--cores", "1"])
             .arguments(["--memory", &format!("{}B", self.config.memory)]);
+        let program = match &self.clock {
+            // The monotonic clock, by which all waits are measured, can't be set by anybody.
+            Some(library) => program
+                .environment("LD_PRELOAD", library)
+                .environment("FAKETIME_TIMESTAMP_FILE", clock_file(self.folder, number.into()))
+                .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                .environment("FAKETIME_CACHE_DURATION", "1"),
+            None => program,
+        };
         Part::new(program, Vec::new(), Probe::None)
     }
 

@@ -60,6 +60,13 @@ pub struct Config {
     pub millrace: Option<PathBuf>,
 }
 
+impl Config {
+    /// What is drawn from.
+    pub fn mix(&self) -> Mix {
+        self.faults.clone().unwrap_or_else(Mix::all)
+    }
+}
+
 fn faults() -> String {
     let faults = Fault::ALL.map(|fault| format!("  {fault:<20}{}\n", fault.describe()));
     format!(

@@ -13,8 +13,11 @@ pub enum Fault {
     WorkerThaw,
     WorkerDrain,
     WorkerPartition,
+    WorkerClock,
     BrokerKill,
     BrokerFreeze,
+    BrokerDiskFull,
+    ForeignTransaction,
     KafkaCommitLost,
     KafkaAnswerLost,
     KafkaLateCommit,
@@ -41,14 +44,17 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, in the order in which they are listed.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::WorkerKill,
         Self::WorkerFreeze,
         Self::WorkerThaw,
         Self::WorkerDrain,
         Self::WorkerPartition,
+        Self::WorkerClock,
         Self::BrokerKill,
         Self::BrokerFreeze,
+        Self::BrokerDiskFull,
+        Self::ForeignTransaction,
         Self::KafkaCommitLost,
         Self::KafkaAnswerLost,
         Self::KafkaLateCommit,
@@ -81,8 +87,11 @@ impl Fault {
             Self::WorkerThaw => "worker-thaw",
             Self::WorkerDrain => "worker-drain",
             Self::WorkerPartition => "worker-partition",
+            Self::WorkerClock => "worker-clock",
             Self::BrokerKill => "broker-kill",
             Self::BrokerFreeze => "broker-freeze",
+            Self::BrokerDiskFull => "broker-disk-full",
+            Self::ForeignTransaction => "foreign-transaction",
             Self::KafkaCommitLost => "kafka-commit-lost",
             Self::KafkaAnswerLost => "kafka-answer-lost",
             Self::KafkaLateCommit => "kafka-late-commit",
@@ -122,8 +131,15 @@ impl Fault {
             Self::WorkerPartition => {
                 "a worker and the masters can't reach each other, in one direction or both"
             }
+            Self::WorkerClock => "a worker's clock jumps an hour forwards or backwards, and later back",
             Self::BrokerKill => "SIGKILL to Kafka's only broker, and a new start",
             Self::BrokerFreeze => "SIGSTOP to Kafka's only broker for a while",
+            Self::BrokerDiskFull => {
+                "Kafka's files can't grow any more, so that it ends by itself; and a new start"
+            }
+            Self::ForeignTransaction => {
+                "somebody else's transaction on the raw topic stays open, then is aborted or times out"
+            }
             Self::KafkaCommitLost => "Kafka's answers to a worker's EndTxn are lost, with their connections",
             Self::KafkaAnswerLost => {
                 "the same of another step of a transaction: Produce, AddPartitionsToTxn, AddOffsetsToTxn, TxnOffsetCommit"
@@ -191,6 +207,11 @@ impl Mix {
     /// Every fault once.
     pub fn all() -> Self {
         Self(Fault::ALL.into_iter().map(|fault| (fault, 1)).collect())
+    }
+
+    /// Whether the fault may be drawn.
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.0.iter().any(|(known, _)| *known == fault)
     }
 
     /// Each fault as often as it comes in a round.

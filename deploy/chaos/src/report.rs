@@ -54,6 +54,8 @@ pub struct Report {
     pub incidents: Vec<Incident>,
     /// The checker's own report.
     pub verify: Option<Value>,
+    /// That of the reader that shares nothing with Millrace.
+    pub lake: Option<Value>,
 }
 
 /// The figures of all incidents, by fault.
@@ -151,6 +153,7 @@ mod tests {
             summary: summarize(&incidents),
             incidents: incidents.to_vec(),
             verify: None,
+            lake: None,
         };
         let table = report.table();
         let lines: Vec<&str> = table.lines().collect();

@@ -14,7 +14,6 @@ use crate::cluster::{Cluster, RAW_TOPIC};
 use crate::config::Config;
 use crate::cursors::Reader;
 use crate::error::Error;
-use crate::fault::Mix;
 use crate::inject::{PATIENCE, Scene, inject};
 use crate::recovery::Sink;
 use crate::report::{Incident, Report, summarize};
@@ -74,7 +73,7 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
     let path = folder.join("timeline.jsonl");
     let timeline =
         Timeline::create(&path).map_err(Error::io(format!("{} can't be written", path.display())))?;
-    let mix = config.faults.clone().unwrap_or_else(Mix::all);
+    let mix = config.mix();
     timeline.say("begin", &format!("seed {seed}, up to {} cycles of {mix}", config.cycles));
     let mut cluster = Cluster::start(config, program, folder).await?;
     timeline.say("begin", "the cluster runs");
@@ -111,7 +110,7 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
     watch.stop();
     wrong.extend(watch.now().violations);
     timeline.say("end", "checking every event");
-    let verdict = check::verify(&cluster).await?;
+    let verdict = check::check(&cluster).await?;
     wrong.extend(verdict.faults);
     cluster.end().await;
     wrong.extend(panics(&folder.join("logs")));
@@ -140,6 +139,7 @@ async fn run_in(config: &Config, seed: u64, folder: &Path, program: &Path) -> Re
         summary: summarize(&incidents),
         incidents,
         verify: Some(verdict.report),
+        lake: Some(verdict.lake_report),
     };
     let json = serde_json::to_vec_pretty(&report).map_err(|error| Error::SetUp(error.to_string()))?;
     let path = folder.join("report.json");

@@ -58,8 +58,10 @@ pub(crate) struct Slack {
 }
 
 impl View {
+    /// The one that is alive, if the process has registered more than once.
     pub(crate) fn worker(&self, pid: u32) -> Option<&Worker> {
-        self.workers.iter().find(|worker| worker.pid == pid)
+        let mut registered = self.workers.iter().filter(|worker| worker.pid == pid);
+        registered.clone().find(|worker| worker.is_alive()).or_else(|| registered.next())
     }
 
     pub(crate) fn is_alive(&self, pid: u32) -> bool {
@@ -207,7 +209,8 @@ fn note_changes(
         timeline.note(at, "leader", json!({ "master": master }));
     }
     for worker in workers {
-        if known.worker(worker.pid).map(|known| &known.state) != Some(&worker.state) {
+        let before = known.workers.iter().find(|known| known.id == worker.id);
+        if before.map(|known| &known.state) != Some(&worker.state) {
             let detail = json!({ "worker": worker.id, "pid": worker.pid, "state": worker.state });
             timeline.note(at, "worker", detail);
         }
@@ -333,6 +336,7 @@ impl View {
             epoch,
             state: "running".to_owned(),
             halt: None,
+            last_commit_at_ms: None,
         };
         let partition = Partition {
             cursors: Some(Cursors { epoch: recorded, topic, lake: topic }),

@@ -158,6 +158,13 @@ impl Cluster {
     /// # Panics
     /// When it fails.
     pub async fn run(&self, arguments: &[&str]) -> String {
+        let (code, text) = self.ended(arguments).await;
+        assert!(code == 0, "{arguments:?} ended with {code}:\n{text}");
+        text
+    }
+
+    /// How the program ends when it is run with `arguments` against this master, and what it prints.
+    pub async fn ended(&self, arguments: &[&str]) -> (i32, String) {
         let output = Command::new(&self.program)
             .args(arguments)
             .env("MILLRACE_MASTER", self.addresses())
@@ -166,8 +173,7 @@ impl Cluster {
             .expect("it starts");
         let text =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?} ended with {}:\n{text}", output.status);
-        text
+        (output.status.code().expect("no signal"), text)
     }
 
     /// Submits the pipeline that `file` describes.

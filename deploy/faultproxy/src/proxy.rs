@@ -136,8 +136,9 @@ async fn accept(listener: TcpListener, target: SocketAddr, wire: Wire, shared: A
             tokio::task::yield_now().await;
             continue;
         };
+        let Ok(here) = client.local_addr() else { continue };
         number += 1;
-        let carried = Arc::new(Carried { owner: Owner::of(address), reset: Notify::new() });
+        let carried = Arc::new(Carried { owner: Owner::of(address, here), reset: Notify::new() });
         let refused = shared.troubles(&carried).into_iter().find(|active| active.trouble == Trouble::Refuse);
         if let Some(refused) = refused {
             refused.bite();

@@ -16,6 +16,7 @@ mod probe;
 mod process;
 mod spawn;
 
+pub use get::{fake_clock, lake_reader};
 pub use host::Host;
 pub use part::{Part, PartError};
 pub use ports::{PortBlock, PortUse};

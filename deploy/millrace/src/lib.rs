@@ -2,9 +2,11 @@
 //! too, so that a program with transforms of its own is the same in everything else: see `docs/extending.md`.
 
 mod ask;
+mod clock;
 mod drain;
 mod pipeline;
 mod rebalance;
+mod slots;
 mod table;
 mod tail;
 mod workers;
@@ -67,6 +69,9 @@ enum Command {
     Resume(pipeline::Target),
     /// End a pipeline after a last commit; its record, topics and lake stay.
     Kill(pipeline::Target),
+    /// Show a pipeline's partitions; let halted ones go on, also without what is lost.
+    #[command(subcommand)]
+    Slots(slots::Slots),
     /// Show the latest rows of the running partitions, uncommitted ones marked.
     Tail(tail::Config),
     /// Move a worker's partitions to others, a few at a time, and give it no new ones.
@@ -136,9 +141,15 @@ async fn carry_out(command: Command, transforms: &Registry) -> anyhow::Result<Ex
             millrace_master::run(*config, transforms.clone(), shutdown).await.map(|()| true)?
         }
         Command::Worker(config) => {
+            clock::start_over_when_set_back()
+                .map_err(|error| anyhow!("the clock can't be watched: {error}"))?;
             millrace_worker::run(config, transforms.clone(), shutdown).await.map(|()| true)?
         }
-        Command::Ingest(config) => millrace_ingest::collector::run(*config, shutdown).await.map(|()| true)?,
+        Command::Ingest(config) => {
+            clock::start_over_when_set_back()
+                .map_err(|error| anyhow!("the clock can't be watched: {error}"))?;
+            millrace_ingest::collector::run(*config, shutdown).await.map(|()| true)?
+        }
         Command::Generate(config) => {
             millrace_ingest::generator::run(*config, shutdown).await.map(|()| true)?
         }
@@ -153,6 +164,7 @@ async fn carry_out(command: Command, transforms: &Registry) -> anyhow::Result<Ex
         Command::Pause(target) => pipeline::pause(target).await.map(|()| true)?,
         Command::Resume(target) => pipeline::resume(target).await.map(|()| true)?,
         Command::Kill(target) => pipeline::kill(target).await.map(|()| true)?,
+        Command::Slots(slots) => slots::run(slots).await.map(|()| true)?,
         Command::Tail(config) => tail::run(config, shutdown).await.map(|()| true)?,
         Command::Drain(config) => drain::drain(config).await.map(|()| true)?,
         Command::Recommission(config) => drain::recommission(config).await.map(|()| true)?,

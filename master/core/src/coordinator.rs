@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millrace_types::{Epoch, Millis, PipelineId, SlotId, WorkerId};
+use millrace_types::{Epoch, HaltKind, Millis, PipelineId, SkipLost, SlotId, WorkerId};
 
 use crate::backlog::{Backlog, Dirty};
 use crate::history::{History, MoveReason};
@@ -159,7 +159,7 @@ impl Coordinator {
             Event::SlotStopped { worker, slot, epoch, reason, .. } => {
                 self.slot_stopped(&worker, &slot, epoch, reason);
             }
-            Event::SlotResumed { slot } => self.resume(&slot),
+            Event::SlotResumed { slot, skip_lost } => self.resume(&slot, skip_lost),
             Event::DeadlineReached => {}
         }
         self.reach_deadlines();
@@ -235,11 +235,7 @@ impl Coordinator {
                     Err(Rejection::StaleSession { worker: worker.clone(), session: *session })
                 }
             }
-            Event::SlotResumed { slot } => match self.slots.get(slot) {
-                None => Err(Rejection::UnknownSlot { slot: slot.clone() }),
-                Some(known) if known.halt.is_none() => Err(Rejection::NotHalted { slot: slot.clone() }),
-                Some(_) => Ok(()),
-            },
+            Event::SlotResumed { slot, skip_lost } => self.check_slot_resume(slot, *skip_lost),
             Event::WorkerDrained { worker } => self.check_drain(worker),
             Event::WorkerRecommissioned { worker } => self.check_recommission(worker),
             Event::SessionLost { .. }
@@ -249,10 +245,38 @@ impl Coordinator {
         }
     }
 
-    pub(crate) fn resume(&mut self, id: &SlotId) {
+    fn check_slot_resume(&self, id: &SlotId, skip_lost: Option<SkipLost>) -> Result<(), Rejection> {
+        let slot = || id.clone();
+        let known = self.slots.get(id).ok_or_else(|| Rejection::UnknownSlot { slot: slot() })?;
+        let halt = known.halt.as_ref().ok_or_else(|| Rejection::NotHalted { slot: slot() })?.kind;
+        let Some(SkipLost { halt: seen, from }) = skip_lost else { return Ok(()) };
+        if seen != halt {
+            return Err(Rejection::OtherHalt { slot: slot(), halt, seen });
+        }
+        match (halt, from) {
+            (HaltKind::TransformChanged | HaltKind::RecordRefused, _) => {
+                Err(Rejection::NothingLost { slot: slot(), halt })
+            }
+            (HaltKind::RecordLost | HaltKind::RecordDamaged, None) => {
+                Err(Rejection::FromMissing { slot: slot(), halt })
+            }
+            (HaltKind::OffsetsLost | HaltKind::ManifestMismatch, Some(from)) => {
+                Err(Rejection::FromUnused { slot: slot(), halt, from })
+            }
+            (HaltKind::RecordLost | HaltKind::RecordDamaged, Some(_))
+            | (HaltKind::OffsetsLost | HaltKind::ManifestMismatch, None) => Ok(()),
+        }
+    }
+
+    pub(crate) fn resume(&mut self, id: &SlotId, skip_lost: Option<SkipLost>) {
         let since = self.now;
+        // What is still to be noted of its last run must not void this word.
+        if self.newly_opened.contains(id) {
+            self.note_opened();
+        }
         self.change_slot(id, |slot| {
             slot.halt = None;
+            slot.skip_lost = skip_lost;
             slot.failures = 0;
             let (reason, from) = (MoveReason::Operator { what: "resumed".to_owned() }, None);
             slot.hold = Hold::Free { from, home: None, since, reason, urgent: true };
@@ -390,6 +414,7 @@ impl Coordinator {
             opened: known.opened,
             definition: Arc::clone(&pipeline.definition),
             deaths: known.deaths,
+            skip_lost: known.skip_lost,
         });
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use millrace_types::{
-    Digest, Epoch, PipelineDefinition, PipelineId, SlotId, SlotReport, StopReason, WorkerId, WorkerSpec,
+    Digest, Epoch, HaltKind, NextOffset, PipelineDefinition, PipelineId, SkipLost, SlotId, SlotReport,
+    StopReason, WorkerId, WorkerSpec,
 };
 
 use crate::{Record, RecordKey};
@@ -53,8 +54,8 @@ pub enum Event {
     ProcessGone { worker: WorkerId },
     /// A slot ended on its worker.
     SlotStopped { session: u64, worker: WorkerId, slot: SlotId, epoch: Epoch, reason: StopReason },
-    /// A person lets a halted slot go on.
-    SlotResumed { slot: SlotId },
+    /// A person lets a halted slot go on: by what stands there, or without what is lost.
+    SlotResumed { slot: SlotId, skip_lost: Option<SkipLost> },
     /// The time of [`next_deadline`](crate::Coordinator::next_deadline) has come.
     DeadlineReached,
 }
@@ -92,6 +93,8 @@ pub enum Directive {
         definition: Arc<PipelineDefinition>,
         /// How many owners in a row died since the slot's cursors last moved.
         deaths: u32,
+        /// A person's word that it may open without what is lost.
+        skip_lost: Option<SkipLost>,
     },
     /// Tell the worker to give the slot up.
     Revoke { worker: WorkerId, session: u64, slot: SlotId, epoch: Epoch },
@@ -165,6 +168,22 @@ pub enum Rejection {
     UnknownSlot { slot: SlotId },
     #[error("slot {slot} is not halted: there is nothing to resume")]
     NotHalted { slot: SlotId },
+    #[error(
+        "slot {slot} is halted by {halt}, where nothing is lost that could be skipped: repair its cause and resume it \
+         without --skip-lost"
+    )]
+    NothingLost { slot: SlotId, halt: HaltKind },
+    #[error(
+        "slot {slot} is halted by {halt} now, not by {seen}: look at it again before anything is skipped"
+    )]
+    OtherHalt { slot: SlotId, halt: HaltKind, seen: HaltKind },
+    #[error(
+        "slot {slot} is halted by {halt}: where its sinks stand is unknown, so --skip-lost needs --from OFFSET, the \
+         source offset at which both go on"
+    )]
+    FromMissing { slot: SlotId, halt: HaltKind },
+    #[error("slot {slot} is halted by {halt}: its cursors are known, so --from {from} has no meaning here")]
+    FromUnused { slot: SlotId, halt: HaltKind, from: NextOffset },
     #[error("slot {slot}: epoch {epoch} of worker {worker} can't be: expected at most {most}")]
     Epoch { worker: WorkerId, slot: SlotId, epoch: Epoch, most: Epoch },
 }

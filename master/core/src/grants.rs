@@ -101,7 +101,11 @@ impl Slot {
         }
         let failed = matches!(reason, StopReason::Failed { .. });
         match reason {
-            StopReason::Halted(halt) => self.halt = Some(shortened(halt)),
+            StopReason::Halted(halt) => {
+                self.halt = Some(shortened(halt));
+                // What it now says is not what the person saw.
+                self.skip_lost = None;
+            }
             StopReason::EpochBehind { recorded } if recorded >= LARGEST_EPOCH => {
                 let detail = format!(
                     "the slot's record in Kafka holds epoch {recorded}, beyond {LARGEST_EPOCH}: no grant can be \

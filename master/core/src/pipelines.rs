@@ -325,7 +325,7 @@ impl Coordinator {
         let halted: Vec<SlotId> =
             self.slots_of(id).filter(|(_, slot)| slot.halt.is_some()).map(|(slot, _)| slot.clone()).collect();
         for slot in halted {
-            self.resume(&slot);
+            self.resume(&slot, None);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use millrace_types::{Epoch, Halt, PipelineDefinition, PipelineId, SlotId, WorkerId, WorkerSpec};
+use millrace_types::{Epoch, Halt, PipelineDefinition, PipelineId, SkipLost, SlotId, WorkerId, WorkerSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::settings::InvalidSettings;
@@ -150,6 +150,9 @@ pub struct SlotRecord {
     /// To whom `epoch` was granted, when the slot is free: this worker alone may still run it rightly.
     pub last_owner: Option<WorkerId>,
     pub halt: Option<Halt>,
+    /// A person's word that it may open without what is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_lost: Option<SkipLost>,
 }
 
 impl RecordBody {

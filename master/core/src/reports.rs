@@ -156,7 +156,8 @@ impl Coordinator {
         if running {
             slot.load.observe(now, report.epoch, &report.metrics, span);
         }
-        let newly_opened = running && !slot.opened;
+        // A word that was acted on is void: what is lost later halts the slot again.
+        let newly_opened = running && (!slot.opened || slot.skip_lost.is_some());
         let as_asked = match slot.hold {
             Hold::Revoking { .. } => report.phase == SlotPhase::Revoking,
             Hold::Granted { .. } | Hold::Free { .. } => true,
@@ -179,6 +180,7 @@ impl Coordinator {
         for id in std::mem::take(&mut self.newly_opened) {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.opened = true;
+                slot.skip_lost = None;
                 self.touch(&id);
             }
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millrace_types::{
-    Digest, Epoch, Halt, Millis, NextOffset, PipelineDefinition, SlotId, SlotReport, WorkerId, WorkerSpec,
+    Digest, Epoch, Halt, Millis, NextOffset, PipelineDefinition, SkipLost, SlotId, SlotReport, WorkerId,
+    WorkerSpec,
 };
 
 use crate::history::MoveReason;
@@ -190,6 +191,8 @@ pub(crate) struct Slot {
     pub(crate) granted_to: Option<WorkerId>,
     pub(crate) opened: bool,
     pub(crate) halt: Option<Halt>,
+    /// A person's word, good until the slot runs.
+    pub(crate) skip_lost: Option<SkipLost>,
     pub(crate) hold: Hold,
     /// Stops in a row that no one asked for.
     pub(crate) failures: u32,
@@ -214,6 +217,7 @@ impl Slot {
             granted_to: record.owner.or_else(|| record.last_owner.clone()),
             opened: record.opened,
             halt: record.halt,
+            skip_lost: record.skip_lost,
             hold: Hold::Free { from: record.last_owner, home: None, since, reason, urgent },
             failures: 0,
             last_failure: Millis(0),
@@ -252,6 +256,7 @@ impl Slot {
             owner: self.owner().cloned(),
             last_owner: self.granted_to.clone().filter(|_| self.owner().is_none()),
             halt: self.halt.clone(),
+            skip_lost: self.skip_lost,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! All `*_at` of type [`Millis`] are points in time of the clock that drives the coordinator.
 
 use millrace_types::{
-    Epoch, Halt, Millis, PipelineDefinition, PipelineId, SlotId, SlotReport, WorkerId, WorkerSpec,
+    Epoch, Halt, Millis, PipelineDefinition, PipelineId, SkipLost, SlotId, SlotReport, WorkerId, WorkerSpec,
 };
 use serde::Serialize;
 
@@ -152,6 +152,8 @@ pub struct SlotView {
     /// silent yet.
     pub last_report: Option<SlotReport>,
     pub halt: Option<Halt>,
+    /// A person's word that it may open without what is lost, until it has.
+    pub skip_lost: Option<SkipLost>,
     /// Owners in a row that were lost since its cursors last moved.
     pub deaths: u32,
     /// Why it has no owner.
@@ -303,6 +305,7 @@ impl Coordinator {
             report: slot.report.clone().filter(|report| owner.is_some() && report.epoch == slot.epoch),
             last_report: slot.report.clone(),
             halt: slot.halt.clone(),
+            skip_lost: slot.skip_lost,
             deaths: slot.deaths,
             unowned_reason: owner.is_none().then(|| self.unowned_reason(id, slot)),
             owner,

@@ -54,8 +54,9 @@ pub(crate) struct Stage {
 /// What became of a lost worker's slots, as far as it was watched.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Score {
-    /// Where each slot's partition ended when the loss was first seen.
-    ends: HashMap<String, i64>,
+    /// Where each slot's partition ended when that was first known after the loss: a new owner that just opens it has
+    /// told nothing yet.
+    ends: HashMap<String, Option<i64>>,
     /// Records that the lost worker had read and not committed.
     pub(super) replayed: u64,
     pub(super) caught_up_at_ms: Option<u64>,
@@ -220,11 +221,15 @@ impl Past {
                 .unwrap_or_else(|| (failover.detected_at_ms, failover.worker.clone()));
             let score = self.scores.entry(key).or_insert_with(|| first_sight(failover, &now));
             if score.caught_up_at_ms.is_none() && !score.ends.is_empty() {
-                let is_there = score.ends.iter().all(|(slot, end)| {
-                    now.get(slot.as_str()).is_some_and(|slot| {
-                        slot.state == SlotState::Running && slot.position.is_some_and(|next| next >= *end)
-                    })
-                });
+                let mut is_there = true;
+                for (slot, end) in &mut score.ends {
+                    let slot = now.get(slot.as_str());
+                    *end = end.or(slot.and_then(|slot| slot.end));
+                    is_there &= slot.is_some_and(|slot| {
+                        slot.state == SlotState::Running
+                            && slot.position.zip(*end).is_some_and(|(next, end)| next >= end)
+                    });
+                }
                 score.caught_up_at_ms = is_there.then_some(cluster.at_ms);
             }
         }
@@ -239,9 +244,7 @@ fn first_sight(failover: &Failover, now: &HashMap<&str, &Slot>) -> Score {
     let mut score = Score::default();
     for lost in &failover.slots {
         let Some(slot) = now.get(lost.slot.as_str()) else { continue };
-        if let Some(end) = slot.end {
-            score.ends.insert(lost.slot.clone(), end);
-        }
+        score.ends.insert(lost.slot.clone(), slot.end);
         let slower = slot.lake_cursor.into_iter().chain(slot.topic_cursor).min();
         let read = slot.position.zip(slower).map_or(0, |(position, cursor)| position - cursor);
         score.replayed += u64::try_from(read).unwrap_or(0);
@@ -316,5 +319,20 @@ mod tests {
         assert_eq!(past.scores.len(), 1, "the same loss, however the clock is read");
         let score = past.scores.values().next().expect("followed");
         assert_eq!(score.caught_up_at_ms, Some(cluster.at_ms));
+    }
+
+    #[test]
+    fn a_loss_that_is_seen_while_its_slots_are_opened_is_followed_all_the_same() {
+        let mut past = Past::default();
+        let mut cluster = example::cluster();
+        (cluster.slots[0].end, cluster.slots[0].position) = (None, None);
+        past.add(&Arc::new(cluster.clone()));
+        for (end, position, reached) in [(20, 12, false), (30, 19, false), (31, 20, true)] {
+            cluster.at_ms += 1_000;
+            (cluster.slots[0].end, cluster.slots[0].position) = (Some(end), Some(position));
+            past.add(&Arc::new(cluster.clone()));
+            let score = past.scores.values().next().expect("followed");
+            assert_eq!(score.caught_up_at_ms, reached.then_some(cluster.at_ms), "{position} of 20");
+        }
     }
 }

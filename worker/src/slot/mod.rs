@@ -12,6 +12,7 @@ mod manifest;
 mod open;
 mod publish;
 mod roll;
+mod skip;
 mod staging;
 mod status;
 #[cfg(test)]
@@ -25,7 +26,9 @@ use std::time::Duration;
 use millrace_common::backoff::Backoff;
 use millrace_common::lake::Lake;
 use millrace_common::record::CommittedRecord;
-use millrace_common::types::{Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, SlotId, StopReason};
+use millrace_common::types::{
+    Epoch, Halt, HaltKind, NextOffset, PipelineDefinition, SkipLost, SlotId, StopReason,
+};
 use millrace_transform::{Registry, Transform};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -57,6 +60,8 @@ pub(crate) struct Slot {
     pub(crate) transforms: Registry,
     /// How many owners in a row died since the slot's cursors last moved.
     pub(crate) deaths: u32,
+    /// A person's word that it may open without what is lost; void once it has opened.
+    pub(crate) skip_lost: Option<SkipLost>,
     /// What tries records in a process of its own.
     pub(crate) trial: Trial,
     /// Shared by the pipeline's slots on this worker.
@@ -96,7 +101,7 @@ const DOUBTS: u32 = 3;
 const DEATHS: u32 = 2;
 
 /// Runs the slot until it stops, and says why.
-pub(crate) async fn run(slot: Slot) -> StopReason {
+pub(crate) async fn run(mut slot: Slot) -> StopReason {
     let mut opened = slot.opened;
     let mut tries_records = slot.deaths >= DEATHS;
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
@@ -105,6 +110,7 @@ pub(crate) async fn run(slot: Slot) -> StopReason {
             Ok(open) => {
                 // From the claim on the record exists, whatever the master knows yet.
                 opened = true;
+                slot.skip_lost = None;
                 info!(
                     slot = %slot.id, epoch = %slot.epoch, topic_cursor = %open.claimed.record.topic_cursor,
                     lake_cursor = %open.claimed.record.lake_cursor, tries_records, "slot opened"

@@ -42,7 +42,7 @@ pub(super) async fn publish_flush(
     Ok(None)
 }
 
-/// Publishes every file of `manifest`. Returns what is missing when neither the source nor a match of a file is
+/// Publishes every file of `manifest` that can be. Returns what is missing when neither the source nor a match of a file is
 /// there: then only the slot's owner has a reason to halt, and who it is must be proven first. `spans` are the flush's.
 pub(super) async fn publish(
     slot: &Slot,
@@ -50,6 +50,7 @@ pub(super) async fn publish(
     manifest: &Manifest,
     spans: &CommitSpans,
 ) -> Result<Option<String>, Exit> {
+    let mut missing = None;
     for file in &manifest.files {
         let spans = spans.within(file.first_offset..file.next_offset.0, || {
             let (key, bytes, rows) = (file.final_key.as_str(), file.bytes, file.rows);
@@ -58,15 +59,26 @@ pub(super) async fn publish(
         let published = slot.persist("publishing a file of the lake", || publish_file(lake, file)).await?;
         if !published {
             spans.fail("the file is neither staged nor published");
-            return Ok(Some(format!(
-                "the record names {} of manifest {}, but neither it nor {} with {} bytes and SHA-256 {} is in the lake",
-                file.staged_key, manifest.sequence, file.final_key, file.bytes, file.sha256
-            )));
+            missing.get_or_insert_with(|| {
+                format!(
+                    "the record names {} of manifest {}, with {} rows of offsets {} to {} (not included), but neither it \
+                     nor {} with {} bytes and SHA-256 {} is in the lake",
+                    file.staged_key,
+                    manifest.sequence,
+                    file.rows,
+                    file.first_offset,
+                    file.next_offset,
+                    file.final_key,
+                    file.bytes,
+                    file.sha256
+                )
+            });
+            continue;
         }
         slot.persist("deleting a staged object", || staging::delete(lake, &file.staged_key)).await?;
         debug!(slot = %slot.id, key = file.final_key, rows = file.rows, "file published");
     }
-    Ok(None)
+    Ok(missing)
 }
 
 /// False when neither the source nor a match is there.

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use millrace_faultproxy::{Answers, Trouble, Whom};
+use tokio::process::Command;
 
 use super::process::{killed, stopped};
 use super::worker::{Victim, nobody, way};
-use super::{Done, Scene, bites};
+use super::{Done, PATIENCE, Scene, bites};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::recovery::Sink;
@@ -37,6 +38,32 @@ pub(super) async fn kill(scene: &mut Scene<'_>) -> Result<Done, Error> {
         count => Ok(format!("ended by SIGKILL under {count} connections; every slot commits again")),
     });
     Ok(Done { victim: "Kafka".to_owned(), proof, spans })
+}
+
+/// No file of the broker can grow any more, as on a full disk: it ends by itself, and is started again with room.
+pub(super) async fn fill_disk(scene: &mut Scene<'_>) -> Result<Done, Error> {
+    let Some(pid) = scene.cluster.kafka.pid() else { return Ok(nobody()) };
+    let before = scene.all_slots();
+    scene.say("the broker's files can't grow any more");
+    let limited = Command::new("prlimit").args(["--pid", &pid.to_string(), "--fsize=0:"]).output().await;
+    let limited = limited.map_err(Error::io("prlimit can't be run"))?;
+    if !limited.status.success() {
+        let said = String::from_utf8_lossy(&limited.stderr);
+        return Err(Error::SetUp(format!("prlimit ended with {}: {said}", limited.status)));
+    }
+    let ended = tokio::time::timeout(PATIENCE, scene.cluster.kafka.fails()).await;
+    scene.hold().await;
+    let exit = scene.cluster.kafka.process().and_then(millrace_local::Process::exit);
+    scene.cluster.kafka.kill().await;
+    scene.cluster.kafka.start().await?;
+    let spans = scene.all_recovered(Instant::now(), before, Sink::Topic).await?;
+    let proof = match (ended, exit) {
+        (Ok(_), Some(exit)) => {
+            Ok(format!("it ended by itself with {}; every slot commits again", exit.status))
+        }
+        _ => Err(format!("it went on for {PATIENCE:?} without any room")),
+    };
+    Ok(Done { victim: format!("Kafka (pid {pid})"), proof, spans })
 }
 
 /// SIGSTOP to the broker for a while.

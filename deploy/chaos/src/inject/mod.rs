@@ -1,7 +1,9 @@
 //! Doing one fault: to whom, how, and by what it is known that it happened. Each returns only when the cluster has
 //! recovered, or says that it has not.
 
+mod clock;
 mod etcd;
+mod foreign;
 mod kafka;
 mod log;
 mod master;
@@ -53,8 +55,11 @@ pub(crate) async fn inject(scene: &mut Scene<'_>) -> Result<Done, Error> {
         Fault::WorkerThaw => worker::thaw(scene).await,
         Fault::WorkerDrain => worker::drain(scene).await,
         Fault::WorkerPartition => worker::partition(scene).await,
+        Fault::WorkerClock => clock::jump(scene).await,
         Fault::BrokerKill => kafka::kill(scene).await,
         Fault::BrokerFreeze => kafka::freeze(scene).await,
+        Fault::BrokerDiskFull => kafka::fill_disk(scene).await,
+        Fault::ForeignTransaction => foreign::transaction(scene).await,
         Fault::KafkaCommitLost
         | Fault::KafkaAnswerLost
         | Fault::KafkaLateCommit

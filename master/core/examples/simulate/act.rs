@@ -264,7 +264,7 @@ impl World<'_> {
         let Some(core) = self.masters[leader].core() else { return };
         let slots = core.view().slots.into_iter().filter(|slot| slot.state == SlotState::Halted);
         for slot in slots.map(|view| view.slot).collect::<Vec<_>>() {
-            self.tell_master(leader, Event::SlotResumed { slot });
+            self.tell_master(leader, Event::SlotResumed { slot, skip_lost: None });
         }
     }
 

@@ -204,7 +204,7 @@ impl World<'_> {
     fn ask_for_records(&mut self, number: usize, term: u64) {
         let word = self.next_number();
         self.masters[number].role = Role::Loading { term, word };
-        self.ask(number, Ask::Load { term, word });
+        self.ask(number, Ask::Sequence { term, word });
     }
 
     pub(crate) fn keep_alive(&mut self, number: usize, incarnation: u64, term: u64) {
@@ -249,6 +249,13 @@ impl World<'_> {
                 master.alive_at = master.alive_at.max(asked);
             }
             (_, Answer::NotKept { term }) if master.term() == Some(term) => self.step_down(number, None),
+            (Role::Loading { term: mine, word: asked }, Answer::Sequence { term, word, revision: after })
+                if *mine == term && *asked == word =>
+            {
+                let word = self.next_number();
+                self.masters[number].role = Role::Loading { term, word };
+                self.ask(number, Ask::Load { term, word, after });
+            }
             (
                 Role::Loading { term: mine, word: asked },
                 Answer::Loaded { term, word, revision, records, whole },

@@ -73,9 +73,16 @@ pub(crate) enum Ask {
         term: u64,
         asked: u64,
     },
+    /// At which revision the store stands.
+    Sequence {
+        term: u64,
+        word: u64,
+    },
+    /// `after`: that revision.
     Load {
         term: u64,
         word: u64,
+        after: u64,
     },
     /// `after`: the revision of the write or fence before.
     Write {
@@ -93,6 +100,7 @@ pub(crate) enum Answer {
     Follows { leader: usize },
     Kept { term: u64, asked: u64 },
     NotKept { term: u64 },
+    Sequence { term: u64, word: u64, revision: u64 },
     Loaded { term: u64, word: u64, revision: u64, records: Vec<Record>, whole: bool },
     Written { word: u64, written: Written },
 }

@@ -34,14 +34,27 @@ pub(crate) struct Arguments {
     pub(crate) single: Option<u64>,
     pub(crate) flaw: Option<Flaw>,
     pub(crate) settled: Option<u64>,
+    pub(crate) help: bool,
 }
 
 impl Arguments {
     pub(crate) fn parse(given: impl IntoIterator<Item = String>) -> Result<Self, String> {
-        let mut arguments =
-            Self { seeds: 10_000, from: 0, threads: 1, failures: 1, single: None, flaw: None, settled: None };
+        let mut arguments = Self {
+            seeds: 10_000,
+            from: 0,
+            threads: 1,
+            failures: 1,
+            single: None,
+            flaw: None,
+            settled: None,
+            help: false,
+        };
         let mut given = given.into_iter();
         while let Some(key) = given.next() {
+            if key == "--help" || key == "-h" {
+                arguments.help = true;
+                continue;
+            }
             let value = given.next().ok_or_else(|| format!("{key}: expected a value after it"))?;
             let number =
                 || value.parse::<u64>().map_err(|_| format!("{key} {value}: expected a number from 0 on"));
@@ -92,9 +105,13 @@ pub(crate) fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(wrong) => {
             eprintln!("{wrong}");
-            return ExitCode::from(64);
+            return ExitCode::from(2);
         }
     };
+    if arguments.help {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     // A panic in the core is a violation: it is told as one.
     std::panic::set_hook(Box::new(|_| {}));
     match (arguments.single, arguments.settled) {

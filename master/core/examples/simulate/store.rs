@@ -33,6 +33,15 @@ pub(crate) struct Store {
     compares_nothing: bool,
 }
 
+/// What the question for all records came to.
+#[derive(Debug)]
+pub(crate) enum Loaded {
+    Records(Vec<Record>),
+    Deposed,
+    /// Something was written since it was asked where the store stands.
+    Overtaken,
+}
+
 /// What a write came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -82,13 +91,16 @@ impl Store {
         self.leader.as_ref().is_some_and(|leader| leader.term == term && leader.until > now)
     }
 
-    /// From here on no earlier write of this leader takes effect; and all records.
-    pub(crate) fn load(&mut self, now: u64, term: u64) -> Option<Vec<Record>> {
+    /// From here on no earlier write of this leader takes effect, nor this question when it is late; and all records.
+    pub(crate) fn load(&mut self, now: u64, term: u64, after: u64) -> Loaded {
         if !self.leads(now, term) {
-            return None;
+            return Loaded::Deposed;
+        }
+        if self.revision != after {
+            return Loaded::Overtaken;
         }
         self.revision += 1;
-        Some(self.records.values().cloned().collect())
+        Loaded::Records(self.records.values().cloned().collect())
     }
 
     /// One transaction.
@@ -135,12 +147,14 @@ impl World<'_> {
                 Answer::Kept { term, asked }
             }
             Ask::KeepAlive { term, .. } => Answer::NotKept { term },
-            Ask::Load { term, word } => match self.store.load(now, term) {
-                Some(records) => {
+            Ask::Sequence { term, word } => Answer::Sequence { term, word, revision: self.store.revision },
+            Ask::Load { term, word, after } => match self.store.load(now, term, after) {
+                Loaded::Records(records) => {
                     let (revision, whole) = (self.store.revision, self.store.whole);
                     Answer::Loaded { term, word, revision, records, whole }
                 }
-                None => Answer::NotKept { term },
+                Loaded::Deposed => Answer::NotKept { term },
+                Loaded::Overtaken => Answer::Sequence { term, word, revision: self.store.revision },
             },
             Ask::Write { term, after, word, writes, whole } => {
                 let leads = self.store.leads(now, term);

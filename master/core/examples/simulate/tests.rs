@@ -47,7 +47,7 @@ fn ten_thousand_clusters_keep_all_rules() {
 /// was sent elsewhere on its way, a tie that figures decide.
 #[test]
 fn what_failed_once_does_not_fail_again() {
-    for seed in [33_212, 36_422, 66_909, 69_283, 94_337, 114_706, 133_865, 148_199, 158_712] {
+    for seed in [33_212, 36_422, 66_909, 69_283, 94_337, 114_706, 133_865, 148_199, 158_712, 187_328] {
         let plan = Plan::of(seed);
         if let Some(violation) = run(&plan, None, false).violation {
             panic!("{}", tell(&plan, &violation, None));

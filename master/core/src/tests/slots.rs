@@ -1,6 +1,8 @@
 //! Stories of slots: stops and their reasons, back-off, halts, lost messages, claims, refusals of pipelines.
 
-use millrace_types::{Epoch, Halt, HaltKind, Millis, SlotId, SlotPhase, StopReason, WorkerId};
+use millrace_types::{
+    Epoch, Halt, HaltKind, Millis, NextOffset, SkipLost, SlotId, SlotPhase, StopReason, WorkerId,
+};
 
 use super::support::{Cluster, definition, heard, report, slot, spec, worker_id};
 use crate::{Directive, Event, MAX_SLOT_RECORDS, Rejection, SLOTS_PER_RECORD, Settings, SlotState, Step};
@@ -112,11 +114,68 @@ fn a_halted_slot_waits_for_a_person() {
     cluster.pass(5_000);
     assert_eq!(cluster.slot(1).state, SlotState::Halted, "also for the next master");
 
-    let refused = cluster.try_apply(Event::SlotResumed { slot: slot(0) }).expect_err("refused");
+    let refused =
+        cluster.try_apply(Event::SlotResumed { slot: slot(0), skip_lost: None }).expect_err("refused");
     assert_eq!(refused, Rejection::NotHalted { slot: slot(0) });
-    cluster.apply(Event::SlotResumed { slot: slot(1) });
+    cluster.apply(Event::SlotResumed { slot: slot(1), skip_lost: None });
     let view = cluster.slot(1);
     assert_eq!((view.state, view.epoch), (SlotState::Granted, Epoch(2)));
+}
+
+#[test]
+fn a_persons_word_about_what_is_lost_is_good_for_the_halt_that_was_seen_and_until_the_slot_runs() {
+    let mut cluster = Cluster::started(&["a", "b"], 2);
+    let halt = |kind| StopReason::Halted(Halt { kind, detail: "gone".to_owned() });
+    let skip = |halt, from: Option<i64>| Some(SkipLost { halt, from: from.map(NextOffset) });
+    let resumed = |skip_lost| Event::SlotResumed { slot: slot(1), skip_lost };
+    stopped(&mut cluster, &slot(1), halt(HaltKind::OffsetsLost));
+    for (word, refusal) in [
+        (
+            skip(HaltKind::ManifestMismatch, None),
+            Rejection::OtherHalt {
+                slot: slot(1),
+                halt: HaltKind::OffsetsLost,
+                seen: HaltKind::ManifestMismatch,
+            },
+        ),
+        (
+            skip(HaltKind::OffsetsLost, Some(7)),
+            Rejection::FromUnused { slot: slot(1), halt: HaltKind::OffsetsLost, from: NextOffset(7) },
+        ),
+    ] {
+        assert_eq!(cluster.try_apply(resumed(word)).expect_err("refused"), refusal);
+    }
+    let granted = |step: &[Directive]| {
+        step.iter().find_map(|directive| match directive {
+            Directive::Grant { slot: id, skip_lost, .. } if *id == slot(1) => Some(*skip_lost),
+            _ => None,
+        })
+    };
+    let word = skip(HaltKind::OffsetsLost, None);
+    let told = cluster.try_apply(resumed(word)).expect("taken").directives;
+    assert_eq!(granted(&told), Some(word));
+    // The next owner hears it too, and so does one of the next master.
+    stopped(&mut cluster, &slot(1), failed());
+    cluster.restart_master();
+    assert_eq!(cluster.slot(1).skip_lost, word);
+    let mut told = cluster.register("a");
+    told.extend(cluster.register("b"));
+    told.extend(cluster.pass(5_000));
+    assert_eq!(granted(&told), Some(word));
+    cluster.pass(5_000);
+    assert_eq!(cluster.slot(1).skip_lost, None, "it runs");
+
+    stopped(&mut cluster, &slot(1), halt(HaltKind::RecordLost));
+    let refused = cluster.try_apply(resumed(skip(HaltKind::RecordLost, None))).expect_err("refused");
+    assert_eq!(refused, Rejection::FromMissing { slot: slot(1), halt: HaltKind::RecordLost });
+    cluster.apply(resumed(skip(HaltKind::RecordLost, Some(7))));
+    stopped(&mut cluster, &slot(1), halt(HaltKind::RecordLost));
+    assert_eq!(cluster.slot(1).skip_lost, None, "it halted again: the word has had its effect");
+    stopped(&mut cluster, &slot(0), halt(HaltKind::RecordRefused));
+    let word = skip(HaltKind::RecordRefused, None);
+    let refused =
+        cluster.try_apply(Event::SlotResumed { slot: slot(0), skip_lost: word }).expect_err("refused");
+    assert_eq!(refused, Rejection::NothingLost { slot: slot(0), halt: HaltKind::RecordRefused });
 }
 
 #[test]

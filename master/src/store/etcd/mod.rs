@@ -250,21 +250,21 @@ impl EtcdStore {
         Ok(())
     }
 
-    /// From here on no earlier transaction of this master, whose answer was lost, can take effect.
+    /// From here on no earlier transaction of this master, whose answer was lost, can take effect; nor this one, if it is
+    /// late and tried again: the commits that follow would be refused for it.
     async fn fence(&mut self) -> Result<(), EtcdError> {
-        let term = self.term.as_ref().ok_or(EtcdError::Deposed)?;
-        let leads = term.compare(self.key("leader"));
-        let word = self.next_word();
-        let txn = Txn::new().when([leads]).and_then([TxnOp::put(self.key("sequence"), word, None)]);
-        let location = self.location.clone();
-        let answer = call(&location, "the fence", self.client().await?.txn(txn)).await?;
-        let revision = answer.header().map(etcd_client::ResponseHeader::revision);
-        match (&mut self.term, revision) {
-            (Some(term), Some(revision)) if answer.succeeded() => {
-                term.sequence = revision;
-                Ok(())
+        loop {
+            let sequence_key = self.key("sequence");
+            let location = self.location.clone();
+            let asked = self.client().await?.get(sequence_key, None);
+            let found = call(&location, "the sequence", asked).await?;
+            let term = self.term.as_mut().ok_or(EtcdError::Deposed)?;
+            term.sequence = found.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
+            match self.transact(Vec::new()).await {
+                // An earlier one arrived in between.
+                Err(EtcdError::Overtaken { .. }) => {}
+                fenced => return fenced,
             }
-            _ => Err(EtcdError::Deposed),
         }
     }
 

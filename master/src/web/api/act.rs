@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
+use millrace_common::types::{HaltKind, InvalidId, NextOffset, SkipLost, SlotId};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, Asked, Done};
-use crate::pipelines::{self, Wish};
+use crate::pipelines::{self, Refusal, Wish};
 use crate::web::Web;
 use crate::workers::{self, Plan};
 
@@ -51,6 +52,34 @@ pub(super) async fn pause(State(web): Asked, Path(target): Path<String>) -> Answ
 
 pub(super) async fn resume(State(web): Asked, Path(target): Path<String>) -> Answer<Done> {
     pipeline(&web, &target, Wish::Resume).await
+}
+
+/// How a halted slot goes on.
+#[derive(Debug, Deserialize)]
+pub(super) struct SlotResume {
+    /// The halt whose loss is skipped.
+    skip_lost: Option<HaltKind>,
+    /// The source offset at which both sinks begin again.
+    from: Option<i64>,
+}
+
+pub(super) async fn resume_slot(
+    State(web): Asked,
+    Path((target, local)): Path<(String, String)>,
+    Query(asked): Query<SlotResume>,
+) -> Answer<Done> {
+    let look = web.sources.handle.look().await.map_err(Refusal::from)?;
+    let pipeline = pipelines::find(&look, &target)?.definition.id.clone();
+    let slot: SlotId = format!("{pipeline}/{local}")
+        .parse()
+        .map_err(|error: InvalidId| Refusal::Usage(error.to_string()))?;
+    let from = asked.from.map(NextOffset);
+    let skip_lost = asked.skip_lost.map(|halt| SkipLost { halt, from });
+    if skip_lost.is_none() && from.is_some() {
+        return Err(Refusal::Usage("from has a meaning only beside skip_lost".to_owned()).into());
+    }
+    pipelines::resume_slot(&web.sources, slot.clone(), skip_lost).await?;
+    Ok(Json(Done { done: format!("slot {slot} goes on") }))
 }
 
 pub(super) async fn kill(State(web): Asked, Path(target): Path<String>) -> Answer<Done> {

@@ -59,6 +59,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Web>>)> {
         ("/api/v1/workers/{worker}/recommission", post(act::recommission)),
         ("/api/v1/pipelines/{pipeline}/pause", post(act::pause)),
         ("/api/v1/pipelines/{pipeline}/resume", post(act::resume)),
+        ("/api/v1/pipelines/{pipeline}/slots/{slot}/resume", post(act::resume_slot)),
         ("/api/v1/pipelines/{pipeline}/kill", post(act::kill)),
     ]
 }

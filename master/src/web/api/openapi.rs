@@ -52,6 +52,11 @@ const KEY: &[(&str, &str)] = &[("key", "the file's key below the lake's prefix; 
 const ROWS: &[(&str, &str)] =
     &[("key", "the file's key below the lake's prefix; needed"), ("limit", "the most rows; 20, at most 200")];
 
+const SKIP_LOST: &[(&str, &str)] = &[
+    ("skip_lost", "the kind of its halt, to go on without what is lost"),
+    ("from", "the source offset at which both sinks begin again; needed where the record is lost or damaged"),
+];
+
 fn described<T: JsonSchema>(
     generator: &mut SchemaGenerator,
     method: Method,
@@ -70,8 +75,8 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
         };
     }
     macro_rules! post {
-        ($path:literal, $answer:ty, $summary:literal) => {
-            described::<$answer>(generator, Method::POST, $path, $summary, &[])
+        ($path:literal, $answer:ty, $summary:literal $(, $query:expr)?) => {
+            described::<$answer>(generator, Method::POST, $path, $summary, [$($query,)? &[]][0])
         };
     }
     vec![
@@ -145,6 +150,12 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
             "/api/v1/pipelines/{pipeline}/resume",
             Done,
             "Let a paused pipeline, or the halted slots of a running one, go on"
+        ),
+        post!(
+            "/api/v1/pipelines/{pipeline}/slots/{slot}/resume",
+            Done,
+            "Let one halted slot (as 0-5: number of the source topic, partition) go on",
+            SKIP_LOST
         ),
         post!("/api/v1/pipelines/{pipeline}/kill", Done, "End the pipeline after a last commit"),
     ]

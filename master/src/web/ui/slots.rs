@@ -145,12 +145,17 @@ fn waiting(slot: &Slot) -> Markup {
 pub(super) fn halt_advice(kind: &str) -> &'static str {
     match kind {
         "record_lost" | "record_damaged" => {
-            "Put the group's committed offset back, or submit a new pipeline with another lake; then resume."
+            "Put the group's committed offset back, then resume; or begin anew at an offset: \
+             millrace slots resume PIPELINE TOPIC/PARTITION --skip-lost --from OFFSET (docs/delivery.md, Halts)."
         }
         "offsets_lost" => {
-            "The topic no longer holds them: see docs/delivery.md, Halts, for what to give up; then resume."
+            "The topic no longer holds them. To go on without them: \
+             millrace slots resume PIPELINE TOPIC/PARTITION --skip-lost (docs/delivery.md, Halts)."
         }
-        "manifest_mismatch" => "Put the staged objects back where they were; then resume.",
+        "manifest_mismatch" => {
+            "Put the staged objects back where they were, then resume; to go on without their rows: \
+             millrace slots resume PIPELINE TOPIC/PARTITION --skip-lost (docs/delivery.md, Halts)."
+        }
         "transform_changed" => {
             "Start workers of the version that began this stretch, or resubmit its options; then resume."
         }

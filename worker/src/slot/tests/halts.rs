@@ -4,12 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
-use millrace_common::types::{HaltKind, NextOffset, Problem, StopReason};
+use millrace_common::types::{HaltKind, Problem, StopReason};
 use millrace_transform::raw::Raw;
 use millrace_transform::{BuildError, Column, Kind as TransformKind, Output, SourceRecord, Wants};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::admin::{AlterConfig, ResourceSpecifier};
 use serde_json::{Map, Value};
 
 use super::*;
@@ -17,39 +15,10 @@ use super::*;
 const BOTH: Kind = Kind { on_s3: false, topic: true, no_lake: false, window: 0 };
 
 impl Bench {
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
-        client_config(&self.servers, "test").create().expect("admin client")
-    }
-
     async fn set(&self, topic: &str, setting: &str, value: &str) {
         let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(setting, value);
         for altered in self.admin().alter_configs([&config], &AdminOptions::new()).await.expect("answered") {
             altered.expect("altered");
-        }
-    }
-
-    /// An owner that brings the topic sink to `cursor` and dies before the lake has moved.
-    async fn leave_the_lake_behind(&mut self, epoch: u64, cursor: i64) {
-        let roll = std::mem::replace(
-            &mut self.definition.roll,
-            RollPolicy {
-                max_bytes: 64 << 20,
-                max_rows: 1_000_000,
-                max_age_ms: 3_600_000,
-                max_idle_ms: 3_600_000,
-            },
-        );
-        let owner = self.own(epoch, epoch > 1);
-        owner.wait_for(|report| report.metrics.topic_cursor >= Some(NextOffset(cursor))).await;
-        owner.task.abort();
-        let _ = owner.task.await;
-        self.definition.roll = roll;
-    }
-
-    async fn halts(&self, epoch: u64) -> millrace_common::types::Halt {
-        match self.own(epoch, true).task.await.expect("no panic") {
-            StopReason::Halted(halt) => halt,
-            reason => panic!("{reason:?}"),
         }
     }
 }
@@ -95,11 +64,7 @@ async fn a_window_that_the_log_lost_is_done_without_once_a_person_says_so() {
     bench.produce_keyed(keyed(100..150));
     bench.leave_the_lake_behind(2, 150).await;
     // Retention takes a part of what the window looks back to, and nothing that the lake needs.
-    let mut deleted = TopicPartitionList::new();
-    deleted
-        .add_partition_offset(&bench.definition.source.topics[0], 0, Offset::Offset(80))
-        .expect("an offset");
-    bench.admin().delete_records(&deleted, &AdminOptions::new()).await.expect("deleted");
+    bench.lose_below(80).await;
     let halt = bench.halts(3).await;
     assert_eq!(halt.kind, HaltKind::OffsetsLost, "{}", halt.detail);
     assert!(halt.detail.contains("duplicate_window = 0"), "{}", halt.detail);

@@ -17,9 +17,12 @@ use millrace_common::{headers, lake};
 use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::RngExt;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +34,7 @@ use crate::kafka::ConsumerLimits;
 mod both_sinks;
 mod halts;
 mod lake_only;
+mod skips;
 mod store_contract;
 
 struct Bench {
@@ -43,6 +47,7 @@ struct Bench {
     transforms: Registry,
     /// Owners that died before, and what then tries records.
     deaths: u32,
+    skip_lost: Option<SkipLost>,
     trial: Trial,
 }
 
@@ -120,7 +125,46 @@ impl Bench {
             budget: Budget::new(256 << 20),
             transforms: Registry::default(),
             deaths: 0,
+            skip_lost: None,
             trial: Trial { program: "/nowhere".into(), arguments: Vec::new() },
+        }
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        client_config(&self.servers, "test").create().expect("admin client")
+    }
+
+    /// Retention takes the source's records below `offset`.
+    async fn lose_below(&self, offset: i64) {
+        let mut deleted = TopicPartitionList::new();
+        deleted
+            .add_partition_offset(&self.definition.source.topics[0], 0, Offset::Offset(offset))
+            .expect("an offset");
+        self.admin().delete_records(&deleted, &AdminOptions::new()).await.expect("deleted");
+    }
+
+    /// An owner that brings the topic sink to `cursor` and dies before the lake has moved.
+    async fn leave_the_lake_behind(&mut self, epoch: u64, cursor: i64) {
+        let roll = std::mem::replace(
+            &mut self.definition.roll,
+            RollPolicy {
+                max_bytes: 64 << 20,
+                max_rows: 1_000_000,
+                max_age_ms: 3_600_000,
+                max_idle_ms: 3_600_000,
+            },
+        );
+        let owner = self.own(epoch, epoch > 1);
+        owner.wait_for(|report| report.metrics.topic_cursor >= Some(NextOffset(cursor))).await;
+        owner.task.abort();
+        let _ = owner.task.await;
+        self.definition.roll = roll;
+    }
+
+    async fn halts(&self, epoch: u64) -> Halt {
+        match self.own(epoch, true).task.await.expect("no panic") {
+            StopReason::Halted(halt) => halt,
+            reason => panic!("{reason:?}"),
         }
     }
 
@@ -146,6 +190,7 @@ impl Bench {
             lake: self.lake.clone(),
             transforms: self.transforms.clone(),
             deaths: self.deaths,
+            skip_lost: self.skip_lost,
             trial: self.trial.clone(),
             rate: None,
             account: self.budget.open_account(&self.slot),
@@ -200,6 +245,19 @@ impl Bench {
     /// How often each raw offset is in the lake, read by its rows. The flushes that the footers tell of must follow one
     /// another.
     async fn lake_offsets(&self) -> BTreeMap<i64, usize> {
+        let (found, flushes) = self.lake_rows().await;
+        for ((sequence, (_, end)), (next, (start, _))) in flushes.iter().zip(flushes.iter().skip(1)) {
+            // A flush without rows leaves no file.
+            assert!(
+                start >= end && (start == end || next - sequence > 1),
+                "{sequence} and {next}: {flushes:?}"
+            );
+        }
+        found
+    }
+
+    /// How often each raw offset is in the lake, and the range of each flush by its sequence.
+    async fn lake_rows(&self) -> (BTreeMap<i64, usize>, BTreeMap<u64, (i64, i64)>) {
         let mut found = BTreeMap::new();
         let mut flushes: BTreeMap<u64, (i64, i64)> = BTreeMap::new();
         for key in self.keys("year=").await {
@@ -223,14 +281,7 @@ impl Bench {
                 }
             }
         }
-        for ((sequence, (_, end)), (next, (start, _))) in flushes.iter().zip(flushes.iter().skip(1)) {
-            // A flush without rows leaves no file.
-            assert!(
-                start >= end && (start == end || next - sequence > 1),
-                "{sequence} and {next}: {flushes:?}"
-            );
-        }
-        found
+        (found, flushes)
     }
 
     /// The source offsets of quarantined records, and how often each stands there.
