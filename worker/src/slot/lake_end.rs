@@ -213,8 +213,8 @@ mod tests {
         )
     }
 
-    fn sequences(last: Option<LastFile>, manifests: Vec<Manifest>) -> Result<Vec<(u64, u64)>, String> {
-        let found = unfinished(last.as_ref(), manifests)?;
+    fn sequences(last: Option<&LastFile>, manifests: Vec<Manifest>) -> Result<Vec<(u64, u64)>, String> {
+        let found = unfinished(last, manifests)?;
         Ok(found.iter().map(|manifest| (manifest.epoch.0, manifest.sequence)).collect())
     }
 
@@ -224,18 +224,18 @@ mod tests {
         assert_eq!(sequences(None, vec![manifest(1, 1, 0..10)]), Ok(vec![(1, 1)]));
         // The last file's own flush may have other files that are still staged.
         let before = vec![manifest(2, 4, 30..40), manifest(2, 3, 20..30), manifest(1, 2, 10..20)];
-        assert_eq!(sequences(Some(last(2, 3, 20..30)), before), Ok(vec![(2, 3), (2, 4)]));
+        assert_eq!(sequences(Some(&last(2, 3, 20..30)), before), Ok(vec![(2, 3), (2, 4)]));
         // Staged late by an owner whose successor has published this flush, or has staged it too.
-        assert_eq!(sequences(Some(last(2, 3, 20..30)), vec![manifest(1, 3, 20..25)]), Ok(vec![]));
+        assert_eq!(sequences(Some(&last(2, 3, 20..30)), vec![manifest(1, 3, 20..25)]), Ok(vec![]));
         let rivals = vec![manifest(1, 4, 30..35), manifest(3, 4, 30..40)];
-        assert_eq!(sequences(Some(last(1, 3, 20..30)), rivals), Ok(vec![(3, 4)]));
+        assert_eq!(sequences(Some(&last(1, 3, 20..30)), rivals), Ok(vec![(3, 4)]));
     }
 
     #[test]
     fn what_is_not_clear_is_left_to_a_person() {
         let twins = vec![manifest(2, 4, 30..35), manifest(2, 4, 30..40)];
-        assert!(sequences(Some(last(2, 3, 20..30)), twins).is_err_and(|why| why.contains("two staged")));
-        let within = sequences(Some(last(2, 3, 20..30)), vec![manifest(2, 4, 20..40)]);
+        assert!(sequences(Some(&last(2, 3, 20..30)), twins).is_err_and(|why| why.contains("two staged")));
+        let within = sequences(Some(&last(2, 3, 20..30)), vec![manifest(2, 4, 20..40)]);
         assert!(within.is_err_and(|why| why.contains("end at 30")));
         let overlap = vec![manifest(2, 4, 30..40), manifest(2, 5, 35..45)];
         assert!(sequences(None, overlap).is_err_and(|why| why.contains("begins at offset 35")));
