@@ -7,6 +7,7 @@ mod begin;
 mod commit;
 mod flush;
 mod intake;
+mod lake_end;
 mod latest;
 mod open;
 mod publish;
