@@ -89,7 +89,10 @@ impl Manifest {
     }
 
     /// The manifest at `key`, which no record vouches for.
-    pub(crate) fn read(bytes: &[u8], key: &str) -> Result<Self, ManifestError> {
+    ///
+    /// # Errors
+    /// Bytes that are no manifest, or one that this version can't read.
+    pub fn read(bytes: &[u8], key: &str) -> Result<Self, ManifestError> {
         let unreadable = |reason: String| ManifestError::Unreadable { key: key.to_owned(), reason };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
         if manifest.version > VERSION {

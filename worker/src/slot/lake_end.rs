@@ -12,8 +12,8 @@ use millrace_common::types::{Epoch, NextOffset, SlotId};
 use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
-use super::manifest::Manifest;
 use super::staging;
+use millrace_common::manifest::Manifest;
 
 #[derive(Debug, Default)]
 pub(super) struct LakeEnd {

@@ -3,7 +3,7 @@
 use millrace_common::types::{HaltKind, SkipLost};
 
 use super::*;
-use crate::slot::manifest::Manifest;
+use millrace_common::manifest::Manifest;
 
 const BOTH: Kind = Kind { on_s3: false, topic: true, no_lake: false, window: 0 };
 
