@@ -11,6 +11,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 const DEADLINE: Duration = Duration::from_secs(1);
+/// Longer than a transaction stays open in doubt.
+const STABLE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How far a slot has come: its epoch and next offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,30 +33,49 @@ pub(crate) struct Place {
 
 /// Asks for the records of one pipeline's group. Every call blocks.
 pub(crate) struct Reader {
-    consumer: BaseConsumer,
+    /// What a transaction has not decided yet does not keep it from reading. For that it may be told old news: a group
+    /// coordinator that has just started answers by what it knows to be replicated already.
+    quick: BaseConsumer,
+    /// Waits for open transactions, and for the coordinator to know all.
+    stable: BaseConsumer,
     topic: String,
     partitions: i32,
 }
 
 impl Reader {
     pub(crate) fn new(servers: &str, group: &str, topic: &str, partitions: i32) -> Result<Self, KafkaError> {
-        let consumer = client_config(servers, "chaos")
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            // What a transaction has not decided yet must not keep this from reading.
-            .set("isolation.level", "read_uncommitted")
-            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
-            .create()?;
-        Ok(Self { consumer, topic: topic.to_owned(), partitions })
+        let consumer = |isolation| {
+            client_config(servers, "chaos")
+                .set("group.id", group)
+                .set("enable.auto.commit", "false")
+                .set("isolation.level", isolation)
+                .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+                .create()
+        };
+        let (quick, stable) = (consumer("read_uncommitted")?, consumer("read_committed")?);
+        Ok(Self { quick, stable, topic: topic.to_owned(), partitions })
     }
 
-    /// All partitions as they are now.
+    /// All partitions, maybe as they were before the coordinator started.
     pub(crate) fn read(&self) -> Result<BTreeMap<i32, Place>, KafkaError> {
+        self.read_by(&self.quick, DEADLINE)
+    }
+
+    /// All partitions as they are.
+    pub(crate) fn read_stable(&self) -> Result<BTreeMap<i32, Place>, KafkaError> {
+        self.read_by(&self.stable, STABLE_DEADLINE)
+    }
+
+    fn read_by(
+        &self,
+        consumer: &BaseConsumer,
+        deadline: Duration,
+    ) -> Result<BTreeMap<i32, Place>, KafkaError> {
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
             list.add_partition(&self.topic, partition);
         }
-        let committed = self.consumer.committed_offsets(list, DEADLINE)?;
+        let committed = consumer.committed_offsets(list, deadline)?;
         let mut places = BTreeMap::new();
         for element in committed.elements() {
             element.error()?;
@@ -63,7 +84,7 @@ impl Reader {
                 Offset::Offset(offset) => Some(cursors(offset, element.metadata())),
                 _ => None,
             };
-            let (_, end) = self.consumer.fetch_watermarks(&self.topic, partition, DEADLINE)?;
+            let (_, end) = consumer.fetch_watermarks(&self.topic, partition, DEADLINE)?;
             places.insert(partition, Place { cursors, end });
         }
         Ok(places)

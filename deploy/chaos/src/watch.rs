@@ -230,7 +230,16 @@ fn watch_kafka(reader: &Reader, slack: Slack, watch: &Watch, timeline: &Timeline
     let mut ends = Ends::default();
     while !watch.is_stopped() {
         let asked_at = Instant::now();
-        match reader.read() {
+        let read = reader.read().and_then(|places| {
+            let known = watch.now();
+            let has_fallen = places.iter().any(|(number, place)| {
+                let before = known.partitions.get(number).and_then(|known| known.cursors);
+                before.is_some_and(|before| broken(Some(before), place.cursors.as_ref()).is_some())
+            });
+            // Only what a stable read tells, too, is true.
+            if has_fallen { reader.read_stable() } else { Ok(places) }
+        });
+        match read {
             Ok(places) => {
                 ends.note(asked_at, &places);
                 take_in(watch, &places, &ends, slack, timeline);
@@ -252,22 +261,18 @@ fn take_in(watch: &Watch, places: &BTreeMap<i32, Place>, ends: &Ends, slack: Sla
         view.kafka_answers = true;
         for (number, place) in places {
             let known = view.partitions.get(number).cloned();
-            let (cursors, broken) = match (&place.cursors, known.as_ref().and_then(|known| known.cursors)) {
-                (Some(Ok(cursors)), before) => {
-                    (Some(*cursors), before.and_then(|before| falls(before, *cursors)))
-                }
-                (Some(Err(error)), before) => (before, Some(error.clone())),
-                (None, None) => (None, None),
-                (None, Some(before)) => (Some(before), Some("the committed record is gone".to_owned())),
+            let before = known.as_ref().and_then(|known| known.cursors);
+            let cursors = match &place.cursors {
+                Some(Ok(cursors)) => Some(*cursors),
+                Some(Err(_)) | None => before,
             };
-            if let Some(broken) = broken {
+            if let Some(broken) = broken(before, place.cursors.as_ref()) {
                 let text = format!("partition {number}: {broken}");
                 if !view.violations.contains(&text) {
                     timeline.say("violation", &text);
                     view.violations.push(text);
                 }
             }
-            let before = known.as_ref().and_then(|known| known.cursors);
             if cursors != before
                 && let Some(cursors) = cursors
             {
@@ -297,6 +302,16 @@ fn take_in(watch: &Watch, places: &BTreeMap<i32, Place>, ends: &Ends, slack: Sla
             view.partitions.insert(*number, partition);
         }
     });
+}
+
+/// What is wrong with what Kafka says of a record, after `before`.
+fn broken(before: Option<Cursors>, now: Option<&Result<Cursors, String>>) -> Option<String> {
+    match (now, before) {
+        (Some(Ok(now)), Some(before)) => falls(before, *now),
+        (Some(Ok(_)), None) | (None, None) => None,
+        (Some(Err(error)), _) => Some(error.clone()),
+        (None, Some(_)) => Some("the committed record is gone".to_owned()),
+    }
 }
 
 /// What falls that must only rise.

@@ -57,6 +57,8 @@ impl SourceConsumer {
             .set("group.id", group_id)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
+            // Also for the record: only a read that asks for what is stable is answered after all that was committed
+            // before. A coordinator that has just started answers others by what it knows to be replicated already.
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
