@@ -172,7 +172,7 @@ fn files(folder: &Folder, page: usize, view: &View) -> Markup {
 fn query(duckdb: &str) -> Markup {
     html! {
         h2 { "Read it with DuckDB" }
-        pre #duckdb { (duckdb) }
+        pre #duckdb tabindex="0" role="region" aria-label="The query" { (duckdb) }
         div.actions { button type="button" data-copy="duckdb" { "Copy" } }
     }
 }

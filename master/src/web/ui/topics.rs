@@ -272,10 +272,10 @@ pub(in crate::web) fn message(traced: &Traced) -> Page {
                 body: html! {
                     h2 { "Value" }
                     @match (&pretty, &message.value) {
-                        (Some(pretty), _) => pre #value { (lines(pretty)) },
+                        (Some(pretty), _) => pre #value tabindex="0" role="region" aria-label="The value" { (lines(pretty)) },
                         (None, Some(value)) => {
                             p.quiet { @if value.is_utf8 { "It is no JSON." } @else { "It is no UTF-8: \u{fffd} stands for what can't be shown." } @if value.is_cut { " Only its beginning is shown." } }
-                            pre #value { (lines(&value.text)) }
+                            pre #value tabindex="0" role="region" aria-label="The value" { (lines(&value.text)) }
                         }
                         (None, None) => p.empty { "The record has no value." },
                     }
