@@ -56,8 +56,9 @@ impl Shown {
                 }
             }
             self.browser.prefer_dark(false).await;
-            // One picture on the phone tells enough, and what is hostile is no sight.
-            let is_shot = !name.starts_with("hostile") && (device.is_empty() || name == "cluster");
+            // One picture on the phone tells enough; what is hostile is no sight, and nor are this machine's folders.
+            let is_sight = !name.starts_with("hostile") && !matches!(name, "environment" | "log");
+            let is_shot = is_sight && (device.is_empty() || name == "cluster");
             if let Some(folder) = self.pictures.as_ref().filter(|_| is_shot) {
                 self.browser.shoot(&folder.join(format!("{name}{device}.png"))).await;
             }
@@ -78,6 +79,28 @@ impl Shown {
         assert_ne!(title, "broken", "{path} ran what a client sent");
         let faults = self.browser.run(FAULTS).await;
         assert_eq!(faults, Value::Array(Vec::new()), "{path}");
+    }
+
+    /// Waits until every stage of the way has told its figures, and holds the ledger against itself.
+    async fn flow_is_told(&self) {
+        loop {
+            let flow = self.get("/api/v1/cluster").await["flow"].clone();
+            let ledger = &flow["ledger"];
+            assert_eq!(ledger["no_records"], 0, "every offset that was passed is found again: {flow}");
+            let number = |name: &str| ledger[name].as_i64().expect("a number");
+            let found =
+                number("enriched") + number("quarantined") + number("client_duplicates") + number("filtered");
+            assert_eq!(number("passed"), found, "{flow}");
+            let is_told = flow["received_per_second"].as_f64() > Some(0.0)
+                && flow["invalid_per_second"].as_f64() > Some(0.0)
+                && flow["stages"][1]["freshness_p99_ms"].is_u64()
+                && flow["stages"][2]["freshness_p99_ms"].is_u64()
+                && number("lake_rows") > 0;
+            if is_told {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -105,15 +128,30 @@ async fn every_page_renders_with_what_runs() {
     let pipelines = shown.get("/api/v1/pipelines").await;
     let pipeline = pipelines[0]["id"].as_str().expect("id").to_owned();
     let worker = shown.demo.busy_worker().await["id"].as_str().expect("id").to_owned();
-    shown.open("cluster", "/", &["Workers (", "ALIVE", "Partitions of clickstream", "Flow", "running"]).await;
-    shown.open("worker", &format!("/workers/{worker}"), &[&worker, "Last two minutes", "Partitions ("]).await;
-    shown.open("pipeline", &format!("/pipelines/{pipeline}"), &["RUNNING", "Records/s", "Lake"]).await;
+    shown.flow_is_told().await;
+    let flow = ["Flow", "Received", "Valid", "Invalid", "freshness p99", "Ledger"];
+    let cluster = [&["Workers (", "ALIVE", "Partitions of clickstream", "running"][..], &flow].concat();
+    shown.open("cluster", "/", &cluster).await;
+    let own = [&worker, "Last two minutes", "Partitions (", "Resident", "Commit"];
+    shown.open("worker", &format!("/workers/{worker}"), &own).await;
+    shown.open("worker-log", &format!("/workers/{worker}/log"), &["registered", "slot"]).await;
+    let figures = ["RUNNING", "Records/s", "Lake", "Batch", "Commit", "Flush", "Freshness p99"];
+    shown.open("pipeline", &format!("/pipelines/{pipeline}"), &figures).await;
+    shown.open("environment", "/environment", &["Kernel", "Cores", "librdkafka", "master"]).await;
+    shown.open("log", "/log", &["master starts"]).await;
     shown.open("rebalance", "/rebalance", &["would move"]).await;
     shown.open("topics", "/topics", &[RAW, "source of clickstream", "invalid topic of clickstream"]).await;
     let topic = format!("/topics/{RAW}?partition=0");
     shown
         .open("messages", &topic, &["Consumer groups", "millrace.clickstream", "Messages of partition 0"])
         .await;
+
+    // Its figures are live without a reload.
+    shown.browser.run("window.loadedOnce = true; return true").await;
+    let offsets_held = "return [...document.querySelectorAll('#part-topic dt')].find((term) => term.innerText === 'Offsets held').parentElement.innerText";
+    let before = shown.browser.run(offsets_held).await;
+    let rises = format!("{offsets_held} !== {before} && window.loadedOnce === true");
+    shown.browser.until("the topic's figures change", &rises).await;
 
     // Sorting and paging are links, so they work without a script, too.
     shown.browser.open(&format!("{}/", shown.origin)).await;
@@ -136,6 +174,11 @@ async fn every_page_renders_with_what_runs() {
     // A message, the file that it went to, and the rows of that.
     let traced = format!("/topics/{RAW}/0/0");
     shown.open("message", &traced, &["Where it went", "clickstream", "package_id"]).await;
+    assert_eq!(
+        shown.get("/api/v1/log").await[0].as_str().map(str::is_empty),
+        Some(false),
+        "the API has it, too"
+    );
     shown.open("lakes", "/lakes", &["clickstream", "s3://"]).await;
     let lake = format!("/lakes/{pipeline}");
     shown.open("lake", &lake, &["year=", "Files", "read_parquet"]).await;
