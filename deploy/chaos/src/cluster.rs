@@ -320,8 +320,8 @@ struct Build<'a> {
     folder: &'a Path,
     ports: &'a PortBlock,
     proxies: &'a Proxies,
-    /// The library by which workers have a clock that can be set.
-    clock: Option<PathBuf>,
+    /// The libraries by which workers have a clock that can be set.
+    clock: Option<String>,
 }
 
 impl Build<'_> {
@@ -356,8 +356,8 @@ impl Build<'_> {
             .arguments(["--memory", &format!("{}B", self.config.memory)]);
         let program = match &self.clock {
             // The monotonic clock, by which all waits are measured, can't be set by anybody.
-            Some(library) => program
-                .environment("LD_PRELOAD", library)
+            Some(libraries) => program
+                .environment("LD_PRELOAD", libraries)
                 .environment("FAKETIME_TIMESTAMP_FILE", clock_file(self.folder, number.into()))
                 .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
                 .environment("FAKETIME_CACHE_DURATION", "1"),

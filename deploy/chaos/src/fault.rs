@@ -131,7 +131,7 @@ impl Fault {
             Self::WorkerPartition => {
                 "a worker and the masters can't reach each other, in one direction or both"
             }
-            Self::WorkerClock => "a worker's clock jumps an hour forwards or backwards, and later back",
+            Self::WorkerClock => "a worker's clock jumps forward by an hour or ten minutes, and later back",
             Self::BrokerKill => "SIGKILL to Kafka's only broker, and a new start",
             Self::BrokerFreeze => "SIGSTOP to Kafka's only broker for a while",
             Self::BrokerDiskFull => {

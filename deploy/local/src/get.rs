@@ -10,12 +10,13 @@ use tokio::process::Command;
 use crate::part::PartError;
 
 /// The script and what it reads; `make` runs the same files while cargo builds.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("get", include_str!("../parts/get")),
     ("pom.xml", include_str!("../parts/pom.xml")),
     ("kafka.sha256", include_str!("../parts/kafka.sha256")),
     ("log4j2.properties", LOG4J),
     ("seaweedfs.txt", include_str!("../parts/seaweedfs.txt")),
+    ("clock.c", include_str!("../parts/clock.c")),
     ("lake-reader.txt", include_str!("../parts/lake-reader.txt")),
 ];
 /// The broker's log set-up.
@@ -45,12 +46,12 @@ pub(crate) async fn etcd() -> Result<PathBuf, PartError> {
     value(&run("etcd").await?, "etcd").map(PathBuf::from)
 }
 
-/// The library that gives a process a clock of its own, for `LD_PRELOAD`.
+/// The libraries that give a process a clock of its own: the value of `LD_PRELOAD`.
 ///
 /// # Errors
-/// When it can't be had.
-pub async fn fake_clock() -> Result<PathBuf, PartError> {
-    value(&run("clock").await?, "library").map(PathBuf::from)
+/// When they can't be had.
+pub async fn fake_clock() -> Result<String, PartError> {
+    value(&run("clock").await?, "libraries")
 }
 
 /// The folder with the Python packages that read a lake without Millrace: for `PYTHONPATH`.

@@ -2,7 +2,6 @@
 //! too, so that a program with transforms of its own is the same in everything else: see `docs/extending.md`.
 
 mod ask;
-mod clock;
 mod drain;
 mod pipeline;
 mod rebalance;
@@ -141,15 +140,9 @@ async fn carry_out(command: Command, transforms: &Registry) -> anyhow::Result<Ex
             millrace_master::run(*config, transforms.clone(), shutdown).await.map(|()| true)?
         }
         Command::Worker(config) => {
-            clock::start_over_when_set_back()
-                .map_err(|error| anyhow!("the clock can't be watched: {error}"))?;
             millrace_worker::run(config, transforms.clone(), shutdown).await.map(|()| true)?
         }
-        Command::Ingest(config) => {
-            clock::start_over_when_set_back()
-                .map_err(|error| anyhow!("the clock can't be watched: {error}"))?;
-            millrace_ingest::collector::run(*config, shutdown).await.map(|()| true)?
-        }
+        Command::Ingest(config) => millrace_ingest::collector::run(*config, shutdown).await.map(|()| true)?,
         Command::Generate(config) => {
             millrace_ingest::generator::run(*config, shutdown).await.map(|()| true)?
         }

@@ -82,7 +82,12 @@ impl Manifest {
                 expected: pointer.sha256.clone(),
             });
         }
-        let unreadable = |reason: String| ManifestError::Unreadable { key: pointer.key.clone(), reason };
+        Self::read(bytes, &pointer.key)
+    }
+
+    /// The manifest at `key`, which no record vouches for.
+    pub(crate) fn read(bytes: &[u8], key: &str) -> Result<Self, ManifestError> {
+        let unreadable = |reason: String| ManifestError::Unreadable { key: key.to_owned(), reason };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
         if manifest.version > VERSION {
             return Err(unreadable(format!(

@@ -8,6 +8,7 @@ mod commit;
 mod flush;
 mod freshness;
 mod intake;
+mod lake_end;
 mod latest;
 mod manifest;
 mod open;

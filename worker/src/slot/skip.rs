@@ -1,19 +1,14 @@
 //! How a slot opens without what is lost, once a person has said so. It decides where the sinks go on, and refuses an
 //! offset that would double rows.
 
-use std::fmt::Display;
-
-use futures::TryStreamExt;
-use millrace_common::event::footer;
-use millrace_common::lake::Lake;
-use millrace_common::lake_key::FileKey;
 use millrace_common::record::{CommittedRecord, WindowBounds};
-use millrace_common::types::{Halt, HaltKind, NextOffset, SkipLost, SlotId, StopReason};
-use object_store::ObjectStore;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use millrace_common::telemetry::CommitSpans;
+use millrace_common::types::{Halt, HaltKind, NextOffset, SkipLost, StopReason};
 use tracing::warn;
 
 use super::begin::Log;
+use super::lake_end::LakeEnd;
+use super::publish::publish;
 use super::{Exit, Slot, staging};
 
 /// The record of a slot whose record is lost or damaged, which is what `exit` says: both sinks begin where a person
@@ -25,28 +20,41 @@ pub(super) async fn begin_anew(slot: &Slot, exit: Exit, end: NextOffset) -> Resu
     }
     let lake_end = match &slot.lake {
         Some(lake) => {
-            slot.persist("looking where the slot's files in the lake end", || lake_end(lake, &slot.id))
+            slot.persist("looking where the slot's rows in the lake end", || LakeEnd::of(lake, &slot.id))
                 .await?
         }
-        None => LakeEnd::Nothing,
+        None => LakeEnd::default(),
     };
     let from = match slot.skip_lost {
         Some(SkipLost { halt: seen, from: Some(from) }) if seen == halt.kind => from,
         _ => return Err(Exit::halt(halt.kind, format!("{}; {lake_end}", halt.detail))),
     };
-    let sequence = match &lake_end {
-        LakeEnd::Nothing => 0,
-        LakeEnd::File { sequence, next_offset, .. } if *next_offset <= from => *sequence,
-        LakeEnd::File { .. } | LakeEnd::Unreadable { .. } => {
-            return Err(refused(&halt, from, &format!("{lake_end}: beginning there could double rows")));
-        }
-    };
+    if let Some(trouble) = &lake_end.trouble {
+        return Err(refused(&halt, from, trouble));
+    }
+    if lake_end.next_offset() > from {
+        return Err(refused(&halt, from, &format!("{lake_end}: beginning there would double rows")));
+    }
     if from > end || from < NextOffset(0) {
         return Err(refused(&halt, from, &format!("the source ends at {end}")));
     }
+    // An owner that is slow may be publishing them at this moment. What else is staged was never committed.
+    if let Some(lake) = &slot.lake {
+        for manifest in &lake_end.unfinished {
+            if let Some(missing) = publish(slot, lake, manifest, &CommitSpans::default()).await? {
+                let why = format!(
+                    "{missing}; to go on without these rows, remove the manifest of flush {} from \
+                    {}",
+                    manifest.sequence,
+                    staging::staging_prefix(&slot.id)
+                );
+                return Err(refused(&halt, from, &why));
+            }
+        }
+    }
     warn!(slot = %slot.id, epoch = %slot.epoch, halt = %halt.kind, %from, "a person lets both sinks begin anew");
     let first = CommittedRecord::first(slot.epoch, from, slot.definition.duplicate_window, String::new());
-    Ok(CommittedRecord { sequence, ..first })
+    Ok(CommittedRecord { sequence: lake_end.sequence(), ..first })
 }
 
 fn refused(halt: &Halt, from: NextOffset, why: &str) -> Exit {
@@ -69,65 +77,6 @@ pub(super) fn beyond_lost(record: CommittedRecord, log: Log) -> CommittedRecord 
         rejected,
         ..record
     }
-}
-
-/// Where a slot's files in the lake end.
-#[derive(Debug, PartialEq, Eq)]
-enum LakeEnd {
-    Nothing,
-    File { key: String, sequence: u64, next_offset: NextOffset },
-    Unreadable { key: String, reason: String },
-}
-
-impl Display for LakeEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("the lake holds no file of the slot"),
-            Self::File { key, next_offset, .. } => {
-                write!(
-                    f,
-                    "the lake holds the slot's rows up to offset {next_offset} (not included), by {key}"
-                )
-            }
-            Self::Unreadable { key, reason } => {
-                write!(f, "the slot's last file in the lake, {key}, can't be read: {reason}")
-            }
-        }
-    }
-}
-
-/// Reads it from the last file's own footer: the lake is asked, for nothing else is known.
-async fn lake_end(lake: &Lake, slot: &SlotId) -> object_store::Result<LakeEnd> {
-    let numbers = (u64::from(slot.topic), u64::try_from(slot.partition).unwrap_or_default());
-    let skip = if lake.prefix.as_ref().is_empty() { 0 } else { lake.prefix.as_ref().len() + 1 };
-    let last = lake
-        .store
-        .list(Some(&lake.prefix))
-        .try_fold(None, |last: Option<FileKey>, object| async move {
-            let found = object.location.as_ref().get(skip..).and_then(FileKey::parse);
-            let found = found.filter(|key| *key.pipeline() == slot.pipeline && key.slot() == numbers);
-            Ok(last.into_iter().chain(found).max_by_key(FileKey::start_offset))
-        })
-        .await?;
-    let Some(last) = last else { return Ok(LakeEnd::Nothing) };
-    let key = last.as_str().to_owned();
-    let Some(bytes) = staging::get(lake, &key).await? else {
-        return Ok(LakeEnd::Unreadable { key, reason: "it is gone".to_owned() });
-    };
-    let metadata = match ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()) {
-        Ok(metadata) => metadata,
-        Err(error) => return Ok(LakeEnd::Unreadable { key, reason: error.to_string() }),
-    };
-    let value = |name: &str| {
-        let pairs = metadata.metadata().file_metadata().key_value_metadata()?;
-        pairs.iter().find(|pair| pair.key == name)?.value.clone()
-    };
-    let sequence = value(footer::SEQUENCE).and_then(|text| text.parse().ok());
-    let next_offset = value(footer::NEXT_OFFSET).and_then(|text| text.parse().ok()).map(NextOffset);
-    Ok(match sequence.zip(next_offset) {
-        Some((sequence, next_offset)) => LakeEnd::File { key, sequence, next_offset },
-        None => LakeEnd::Unreadable { key, reason: "its footer does not tell its offsets".to_owned() },
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use millrace_common::types::{HaltKind, SkipLost};
 
 use super::*;
+use crate::slot::manifest::Manifest;
 
 const BOTH: Kind = Kind { on_s3: false, topic: true, no_lake: false, window: 0 };
 
@@ -71,7 +72,7 @@ async fn without_its_record_a_slot_begins_where_a_person_says_and_never_within_t
     let halt = bench.halts(2).await;
     assert_eq!(halt.kind, HaltKind::RecordLost, "{}", halt.detail);
     assert!(halt.detail.contains("rows up to offset 100 (not included)"), "{}", halt.detail);
-    for (epoch, from, why) in [(3, 99, "could double rows"), (4, 151, "the source ends at 150")] {
+    for (epoch, from, why) in [(3, 99, "would double rows"), (4, 151, "the source ends at 150")] {
         let refused = bench.begin_anew(epoch, HaltKind::RecordLost, from).await.task.await.expect("no panic");
         let StopReason::Halted(halt) = refused else { panic!("{refused:?}") };
         assert!(halt.detail.contains(why), "{}", halt.detail);
@@ -89,6 +90,51 @@ async fn without_its_record_a_slot_begins_where_a_person_says_and_never_within_t
     owner.wait_for(|report| report.phase == millrace_common::types::SlotPhase::Running).await;
     assert_eq!(owner.revoke().await, StopReason::Revoked);
     assert_eq!(bench.lake_rows().await.0.values().max(), Some(&1));
+}
+
+/// The record is lost while `published` of the last flush's five files are in the lake, and the others still staged.
+async fn a_flush_that_is_not_wholly_published(name: &str, published: usize) {
+    let mut bench = Bench::build(name, BOTH).await;
+    bench.produce((0..100).map(Bench::event));
+    let owner = bench.own(1, false);
+    owner.reaches(100).await;
+    assert_eq!(owner.revoke().await, StopReason::Revoked);
+    let key = bench.keys("_staging").await.pop().expect("the last manifest");
+    let store = &bench.lake().store;
+    let bytes = store.get(&key).await.expect("got").bytes().await.expect("bytes");
+    let manifest = Manifest::read(&bytes, key.as_ref()).expect("a manifest");
+    assert_eq!((manifest.files.len(), manifest.next_offset), (5, NextOffset(100)));
+    for file in &manifest.files[published..] {
+        let (from, to) = (bench.lake().path(&file.final_key), bench.lake().path(&file.staged_key));
+        store.rename(&from, &to).await.expect("staged again");
+    }
+    bench.produce((100..150).map(Bench::event));
+    bench.lose_the_record().await;
+    let halt = bench.halts(2).await;
+    assert_eq!(halt.kind, HaltKind::RecordLost, "{}", halt.detail);
+    assert_eq!(
+        halt.detail.contains("of offsets 0 to 100 (not included) is staged"),
+        published == 0,
+        "{}",
+        halt.detail
+    );
+    let refused = bench.begin_anew(3, HaltKind::RecordLost, 40).await.task.await.expect("no panic");
+    let StopReason::Halted(halt) = refused else { panic!("{refused:?}") };
+    assert!(halt.detail.contains("--from 40 was refused"), "{}", halt.detail);
+    let owner = bench.begin_anew(4, HaltKind::RecordLost, 100).await;
+    owner.reaches(150).await;
+    assert_eq!(owner.revoke().await, StopReason::Revoked);
+    assert_eq!((bench.lake_offsets().await, bench.enriched_offsets()), (once(0..150), once(0..150)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_record_a_flush_that_is_partly_published_is_finished() {
+    a_flush_that_is_not_wholly_published("skip-partly", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_record_a_flush_that_may_have_been_committed_is_published() {
+    a_flush_that_is_not_wholly_published("skip-staged", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
