@@ -141,6 +141,10 @@ async fn every_page_renders_with_what_runs() {
     shown.open("log", "/log", &["master starts"]).await;
     shown.open("rebalance", "/rebalance", &["would move"]).await;
     shown.open("topics", "/topics", &[RAW, "source of clickstream", "invalid topic of clickstream"]).await;
+    let sizes = shown.get(&format!("/api/v1/topics/{RAW}")).await;
+    let of_partitions = sizes["watermarks"].as_array().expect("partitions").iter();
+    let sum: u64 = of_partitions.map(|mark| mark["bytes"].as_u64().expect("a size")).sum();
+    assert_eq!((sum > 1000, &sizes["bytes"]), (true, &sum.into()), "{sizes}");
     let topic = format!("/topics/{RAW}?partition=0");
     shown
         .open("messages", &topic, &["Consumer groups", "millrace.clickstream", "Messages of partition 0"])
