@@ -50,7 +50,7 @@ pub(crate) struct Series {
 
 impl Series {
     #[allow(clippy::cast_precision_loss, reason = "figures for a sparkline")]
-    fn add_times<'a>(&mut self, slots: impl Iterator<Item = &'a Slot> + Clone) {
+    fn add_times<'a>(&mut self, slots: &(impl Iterator<Item = &'a Slot> + Clone)) {
         let mut add = |series: fn(&mut Self) -> &mut VecDeque<f64>, figure: fn(&Slot) -> Option<u64>| {
             push(series(self), slots.clone().filter_map(figure).max().unwrap_or(0) as f64);
         };
@@ -215,7 +215,7 @@ impl Past {
             push(&mut series.memory_used_bytes, worker.memory_used_bytes as f64);
             push(&mut series.lag, worker.lag as f64);
             push(&mut series.resident_bytes, worker.resident_bytes.unwrap_or(0) as f64);
-            series.add_times(by_owner.get(worker.id.as_str()).into_iter().flatten().copied());
+            series.add_times(&by_owner.get(worker.id.as_str()).into_iter().flatten().copied());
         }
         let known: HashSet<&str> = cluster.workers.iter().map(|worker| worker.id.as_str()).collect();
         self.workers.retain(|id, _| known.contains(id.as_str()));
@@ -223,7 +223,7 @@ impl Past {
             let series = self.pipelines.entry(pipeline.id.clone()).or_default();
             push(&mut series.records_per_second, pipeline.records_per_second);
             push(&mut series.lag, pipeline.lag.unwrap_or(0) as f64);
-            series.add_times(cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id));
+            series.add_times(&cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id));
         }
         self.pipelines.retain(|id, _| cluster.pipelines.iter().any(|pipeline| pipeline.id == *id));
         self.follow_slots(cluster);
