@@ -7,7 +7,7 @@
 # make test-hosts  a cluster on several hosts, which are network namespaces; part of `make test` where the kernel allows them
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: demo test test-hosts chaos bench screenshots check build-tools
+.PHONY: demo test test-hosts chaos bench screenshots page-weights check build-tools
 
 ARGS ?=
 GET := deploy/local/parts/get
@@ -62,6 +62,16 @@ screenshots: build-tools
 	cargo build --release --locked -p millrace -p millrace-e2e --bins
 	MILLRACE_SCREENSHOTS=$(CURDIR)/docs/page \
 	    cargo test --release --locked -p millrace-e2e --test page -- --test-threads=1
+
+# How soon pages come and what they weigh, of a small cluster and of a large one.
+page-weights: build-tools
+	@$(call get_parts,kafka s3); wait $$getting
+	cargo build --release --locked -p millrace-e2e --bin with-parts
+	cargo build --release --locked -p millrace-master --example worker_sessions
+	for size in "3 --slots 6" "1000 --slots 6000"; do \
+	    $(TARGET)/release/with-parts $(TARGET)/release/examples/worker_sessions \
+	        --workers $$size --lost 0 --busy 100 --seconds 130 --pages || exit; \
+	done
 
 check: build-tools $(DENY)
 	cargo fmt --all --check

@@ -31,6 +31,7 @@ use crate::draft::Draft;
 use crate::handle::{Handle, Look, Refused, SessionLink};
 use crate::pipelines::{self, Refusal, Wish};
 use crate::sources::Sources;
+use crate::vitals::Vitals;
 use crate::workers;
 
 /// Messages that may wait for a worker to read them: a grant for each slot that it can take, and some.
@@ -126,9 +127,10 @@ impl Master for Service {
         let link = SessionLink { outbound: outbound.clone(), cut: cut.clone() };
         let session = self.sources.handle.register(spec, running, link).await.map_err(status)?;
         let handle = self.sources.handle.clone();
+        let vitals = self.sources.vitals.clone();
         self.shutdown.spawn(format!("session of {worker}"), async move {
             let ended = tokio::select! {
-                ended = read(&mut inbound, &handle, session, &worker) => ended,
+                ended = read(&mut inbound, &handle, &vitals, session, &worker) => ended,
                 () = cut.cancelled() => Ok(()),
                 () = outbound.closed() => Ok(()),
             };
@@ -137,6 +139,7 @@ impl Master for Service {
                 // Full or closed: the worker learns it from the end of the stream.
                 let _ = outbound.try_send(Err(status));
             }
+            vitals.forget(&worker);
             handle.tell(Event::SessionLost { session, worker }).await;
         });
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -308,14 +311,16 @@ fn check_identity(spec: &WorkerSpec, certificate: Option<&CertificateDer<'_>>) -
 async fn read(
     inbound: &mut Streaming<WorkerMessage>,
     handle: &Handle,
+    vitals: &Vitals,
     session: u64,
     worker: &WorkerId,
 ) -> Result<(), Status> {
     while let Some(WorkerMessage { message }) = inbound.message().await? {
         let event = match message {
             Some(worker_message::Message::Heartbeat(heartbeat)) => {
-                let Heartbeat { memory_used_bytes, slots, draining, digest } =
+                let Heartbeat { memory_used_bytes, slots, draining, digest, resident_bytes } =
                     heartbeat.try_into().map_err(unreadable)?;
+                vitals.note(worker, resident_bytes);
                 Event::Heartbeat {
                     session,
                     worker: worker.clone(),

@@ -8,6 +8,7 @@ mod config;
 mod discovery;
 mod draft;
 mod driver;
+mod environment;
 mod grpc;
 mod handle;
 mod health;
@@ -26,6 +27,7 @@ mod testing;
 mod topic_check;
 mod topics;
 mod unowned;
+mod vitals;
 mod web;
 mod workers;
 
@@ -66,6 +68,7 @@ use crate::snapshot::Addresses;
 use crate::sources::Sources;
 use crate::store::{Membership, Store};
 use crate::unowned::UnownedOffsets;
+use crate::vitals::Vitals;
 use crate::web::logins::Logins;
 use crate::web::{Guard, Verifications};
 
@@ -183,6 +186,7 @@ pub async fn run(config: Config, transforms: Registry, shutdown: Shutdown) -> Re
         unowned: unowned.clone(),
         troubles: troubles.clone(),
         counters,
+        vitals: Vitals::default(),
     };
     shutdown.spawn("driver", driver.run());
     if config.resume_halted {

@@ -14,6 +14,7 @@ use crate::handle::Look;
 use crate::sources::Sources;
 use crate::store::Leader;
 use crate::unowned::UnownedOffsets;
+use crate::vitals::Vitals;
 use crate::web::model::{
     Cluster, Failover, Halt, LostSlot, MasterStatus, Move, Pipeline, PipelineDetail, Slot, SlotState, Worker,
     WorkerState,
@@ -46,7 +47,7 @@ pub(crate) fn cluster(look: &Look, sources: &Sources) -> Cluster {
         leader: None,
         waiting_for: sources.health.waiting_for(),
         at_ms: times.unix,
-        workers: worker_rows(look, times),
+        workers: worker_rows(look, times, &sources.vitals),
         pipelines: running,
         completed,
         slots: slots.iter().map(|slot| slot_row(slot, &sources.unowned)).collect(),
@@ -100,7 +101,7 @@ struct Sum {
     lag: u64,
 }
 
-fn worker_rows(look: &Look, times: Times) -> Vec<Worker> {
+fn worker_rows(look: &Look, times: Times, vitals: &Vitals) -> Vec<Worker> {
     let mut sums: HashMap<&WorkerId, Sum> = HashMap::new();
     for slot in &look.view.slots {
         let (Some(owner), Some(report)) = (&slot.owner, &slot.report) else { continue };
@@ -112,7 +113,8 @@ fn worker_rows(look: &Look, times: Times) -> Vec<Worker> {
         sum.lag = sum.lag.saturating_add(report.metrics.lag.unwrap_or(0));
     }
     let row = |worker: &WorkerView| {
-        worker_row(worker, sums.get(&worker.spec.id).copied().unwrap_or_default(), times)
+        let sum = sums.get(&worker.spec.id).copied().unwrap_or_default();
+        Worker { resident_bytes: vitals.resident_bytes(&worker.spec.id), ..worker_row(worker, sum, times) }
     };
     look.view.workers.iter().map(row).collect()
 }
@@ -138,6 +140,7 @@ fn worker_row(worker: &WorkerView, sum: Sum, times: Times) -> Worker {
         cores_used: u32::try_from(sum.running).unwrap_or(u32::MAX).min(spec.cores),
         memory_mib: spec.memory_mib,
         memory_used_bytes: worker.memory_used_bytes,
+        resident_bytes: None,
         slots: worker.slots.iter().map(SlotId::local).collect(),
         max_slots: spec.max_slots,
         heartbeat_age_ms: times.now.since(heard).0,
@@ -262,6 +265,12 @@ fn slot_row(slot: &SlotView, unowned: &UnownedOffsets) -> Slot {
         client_duplicates: metrics.client_duplicates,
         records_filtered: metrics.records_filtered,
         rows_unplaced: metrics.rows_unplaced,
+        topic_from: metrics.topic_from.filter(|_| is_current).map(|next| next.0),
+        commit_ms: metrics.commit_ms.filter(|_| is_current),
+        batch_ms: metrics.batch_ms.filter(|_| is_current),
+        flush_ms: metrics.flush_ms.filter(|_| is_current),
+        topic_freshness_ms: metrics.topic_freshness_ms.filter(|_| is_current),
+        lake_freshness_ms: metrics.lake_freshness_ms.filter(|_| is_current),
         last_commit_at_ms: metrics.last_commit_at_ms,
         last_object: metrics.last_object,
         waiting_for: metrics.waiting_for.filter(|_| is_current).or_else(|| slot.unowned_reason.clone()),

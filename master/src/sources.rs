@@ -6,6 +6,7 @@ use crate::health::Health;
 use crate::metrics::Counters;
 use crate::snapshot::Addresses;
 use crate::unowned::UnownedOffsets;
+use crate::vitals::Vitals;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -15,4 +16,5 @@ pub(crate) struct Sources {
     pub(crate) unowned: UnownedOffsets,
     pub(crate) troubles: Troubles,
     pub(crate) counters: Counters,
+    pub(crate) vitals: Vitals,
 }

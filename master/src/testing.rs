@@ -20,6 +20,7 @@ use crate::snapshot::Addresses;
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::unowned::UnownedOffsets;
+use crate::vitals::Vitals;
 
 pub(crate) const PARTITIONS: u32 = 6;
 
@@ -91,7 +92,7 @@ pub(crate) async fn sources_on(store: Store, shutdown: &Shutdown) -> Sources {
     shutdown.spawn("driver", driver.run());
     let addresses = Addresses { url: "millrace://127.0.0.1:7077".into(), rest_url: "http://x/api/v1".into() };
     let (unowned, troubles) = (UnownedOffsets::default(), Troubles::default());
-    Sources { handle, addresses, health, unowned, troubles, counters }
+    Sources { handle, addresses, health, unowned, troubles, counters, vitals: Vitals::default() }
 }
 
 /// The same on a new store in memory.

@@ -45,6 +45,8 @@ pub struct Heartbeat {
     pub digest: Digest,
     /// The process wants to leave.
     pub draining: bool,
+    /// Of the whole process, in RAM; 0 when that is not known.
+    pub resident_bytes: u64,
 }
 
 /// A slot stopped on its worker.
@@ -87,13 +89,14 @@ impl v1::WorkerMessage {
     }
 
     pub fn heartbeat(heartbeat: &Heartbeat) -> Self {
-        let Heartbeat { memory_used_bytes, slots, digest, draining } = heartbeat;
+        let Heartbeat { memory_used_bytes, slots, digest, draining, resident_bytes } = heartbeat;
         Self {
             message: Some(worker_message::Message::Heartbeat(v1::Heartbeat {
                 memory_used_bytes: *memory_used_bytes,
                 slots: slots.iter().map(Into::into).collect(),
                 digest: digest.0,
                 draining: *draining,
+                resident_bytes: *resident_bytes,
             })),
         }
     }
@@ -175,6 +178,7 @@ impl TryFrom<v1::Heartbeat> for Heartbeat {
             slots: reports(message.slots)?,
             digest: Digest(message.digest),
             draining: message.draining,
+            resident_bytes: message.resident_bytes,
         })
     }
 }
@@ -352,6 +356,12 @@ impl From<&SlotMetrics> for v1::SlotMetrics {
             client_duplicates: metrics.client_duplicates,
             records_filtered: metrics.records_filtered,
             rows_unplaced: metrics.rows_unplaced,
+            topic_from: metrics.topic_from.map(|next| next.0),
+            commit_ms: metrics.commit_ms,
+            batch_ms: metrics.batch_ms,
+            flush_ms: metrics.flush_ms,
+            topic_freshness_ms: metrics.topic_freshness_ms,
+            lake_freshness_ms: metrics.lake_freshness_ms,
             last_commit_at_ms: metrics.last_commit_at_ms,
             last_object: metrics.last_object.clone(),
             waiting_for: metrics.waiting_for.clone(),
@@ -378,6 +388,12 @@ impl From<v1::SlotMetrics> for SlotMetrics {
             client_duplicates: metrics.client_duplicates,
             records_filtered: metrics.records_filtered,
             rows_unplaced: metrics.rows_unplaced,
+            topic_from: metrics.topic_from.map(NextOffset),
+            commit_ms: metrics.commit_ms,
+            batch_ms: metrics.batch_ms,
+            flush_ms: metrics.flush_ms,
+            topic_freshness_ms: metrics.topic_freshness_ms,
+            lake_freshness_ms: metrics.lake_freshness_ms,
             last_commit_at_ms: metrics.last_commit_at_ms,
             last_object: metrics.last_object,
             waiting_for: metrics.waiting_for,

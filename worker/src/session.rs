@@ -7,6 +7,7 @@ use std::time::Duration;
 use millrace_common::backoff::Backoff;
 use millrace_common::http::Readiness;
 use millrace_common::shutdown::Shutdown;
+use millrace_common::telemetry::process;
 use millrace_common::tls::ClientFlags;
 use millrace_common::types::WorkerSpec;
 use millrace_proto::Heartbeat;
@@ -198,6 +199,7 @@ impl Session {
             slots,
             digest,
             draining: self.leaving.has_begun(),
+            resident_bytes: process::resident_bytes().unwrap_or(0),
         })
     }
 

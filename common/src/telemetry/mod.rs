@@ -2,7 +2,8 @@
 //! they are asked for, traces to an OTLP receiver. The process' own metrics are here, too; [`crate::http`] serves them.
 
 mod export;
-pub(crate) mod process;
+pub mod process;
+pub mod tail;
 mod trace;
 
 use std::io::IsTerminal;
@@ -87,6 +88,8 @@ pub fn install(config: &Config, service: &'static str) -> Result<Telemetry, Inva
     } else {
         lines.with_ansi(std::io::stderr().is_terminal()).boxed()
     };
+    let kept = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(tail::Keep);
+    let lines = lines.and_then(kept);
     // Without this, spans of traces would be made for the log, whether anybody traces or not.
     let lines = lines.with_filter(filter.and(FilterFn::new(|metadata| metadata.target() != TRACES)));
     let traces = exporter.as_ref().map(|exporter| trace::layer(exporter.tracer()));

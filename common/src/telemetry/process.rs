@@ -13,6 +13,12 @@ use prometheus_client::registry::{Registry, Unit};
 /// What `/proc/self/stat` counts processor time in: USER_HZ, 100 a second on every Linux that runs this.
 const TICKS_A_SECOND: f64 = 100.0;
 
+/// Memory of this process that is in RAM; `None` where that can't be read.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    figures(&Files { status, ..Files::default() }).resident_bytes
+}
+
 /// The registry of the process' own metrics.
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::default();

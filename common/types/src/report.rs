@@ -69,6 +69,19 @@ pub struct SlotMetrics {
     /// …and records that the transform leaves out.
     pub records_filtered: u64,
     pub rows_unplaced: u64,
+    /// Next offset of the topic sink when this owner opened the slot: what it committed begins there.
+    pub topic_from: Option<NextOffset>,
+    /// How long the last transaction took, in milliseconds.
+    pub commit_ms: Option<u64>,
+    /// From its first record's arrival here until that transaction began, in milliseconds.
+    pub batch_ms: Option<u64>,
+    /// From the closing of the last flush's files until all of them were published, in milliseconds.
+    pub flush_ms: Option<u64>,
+    /// How old, by Kafka's timestamps, 99 of 100 records at most were when the topic sink held them, in milliseconds;
+    /// of the minute before its last commit.
+    pub topic_freshness_ms: Option<u64>,
+    /// The same of the lake.
+    pub lake_freshness_ms: Option<u64>,
     /// The last transaction that moved a cursor, in milliseconds since 1970 UTC.
     pub last_commit_at_ms: Option<u64>,
     pub last_object: Option<String>,

@@ -13,6 +13,33 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::demo::{PATIENCE, POLL};
+use crate::s3proxy::get;
+
+/// The key that goes to the next control, as WebDriver names it.
+const TAB: &str = "\u{e004}";
+/// The Tabs of one request.
+const TABS: usize = 50;
+
+/// Notes all controls that are seen now, and which of them get the focus from here on.
+const BEGIN_TABS: &str = r#"
+    const controls = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]";
+    const tabs = { all: [...document.querySelectorAll(controls)].filter((one) => one.checkVisibility()), met: new Set(), plain: [] };
+    document.addEventListener("focusin", (event) => {
+        tabs.met.add(event.target);
+        const style = getComputedStyle(event.target);
+        if (style.outlineStyle === "none" || style.outlineWidth === "0px") tabs.plain.push(event.target);
+    });
+    window.tabs = tabs;
+    return tabs.all.length;
+"#;
+
+/// What was noted; a control that went meanwhile counts for nothing.
+const END_TABS: &str = r#"
+    const { all, met, plain } = window.tabs;
+    const told = (why, one) => why + ": " + one.outerHTML.slice(0, 120);
+    const missed = all.filter((one) => one.isConnected && !met.has(one)).map((one) => told("no Tab reaches it", one));
+    return [...missed, ...plain.map((one) => told("focus is not seen", one))];
+"#;
 
 /// A browser with one window; ended with the test.
 #[derive(Debug)]
@@ -20,6 +47,8 @@ pub struct Browser {
     client: reqwest::Client,
     /// `http://127.0.0.1:PORT/session/ID`
     session: String,
+    /// axe-core, run within pages.
+    axe: String,
     _driver: Child,
     _profile: TempDir,
 }
@@ -68,7 +97,9 @@ impl Browser {
         let base = format!("http://127.0.0.1:{port}/session");
         let answer = ask(&client, &base, Some(&wanted)).await.expect("a session");
         let id = answer["sessionId"].as_str().expect("an id");
-        Self { session: format!("{base}/{id}"), client, _driver: driver, _profile: profile }
+        let axe = get("axe", "script").await.expect("axe-core");
+        let axe = std::fs::read_to_string(&axe).unwrap_or_else(|error| panic!("{axe}: {error}"));
+        Self { session: format!("{base}/{id}"), client, axe, _driver: driver, _profile: profile }
     }
 
     async fn post(&self, place: &str, body: &Value) -> Value {
@@ -113,6 +144,49 @@ impl Browser {
     /// The window's size, in CSS pixels.
     pub async fn resize(&self, width: u32, height: u32) {
         self.post("window/rect", &json!({ "width": width, "height": height })).await;
+    }
+
+    /// The reader prefers dark pages, or light ones.
+    pub async fn prefer_dark(&self, dark: bool) {
+        let value = if dark { "dark" } else { "light" };
+        let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
+        let command = json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
+        self.post("goog/cdp/execute", &command).await;
+    }
+
+    /// What axe-core finds serious or critical: a rule and the elements that break it.
+    pub async fn barriers(&self) -> Vec<String> {
+        let is_there = self.run("return typeof axe !== 'undefined'").await;
+        if is_there != true {
+            self.run(&self.axe).await;
+        }
+        let script = "const done = arguments[arguments.length - 1];
+            axe.run(document, { resultTypes: ['violations'] }).then(
+                (found) => done(found.violations.filter((one) => one.impact === 'serious' || one.impact === 'critical')
+                    .map((one) => one.id + ': ' + one.nodes.map((node) => node.failureSummary + ' ' + node.html).join(' | '))),
+                (error) => done(['axe-core failed: ' + error]));";
+        let found = self.post("execute/async", &json!({ "script": script, "args": [] })).await;
+        let found = found.as_array().unwrap_or_else(|| panic!("axe-core gave {found}"));
+        found.iter().map(|one| one.as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Presses Tab through the whole page. Gives back the controls that are seen and were never reached, and those that
+    /// did not look any different when they were.
+    pub async fn out_of_reach(&self) -> Vec<String> {
+        let count = self.run(BEGIN_TABS).await.as_u64().expect("a number");
+        // The browser's own bar has a few stops, too; an end of the page is no end of the round.
+        let mut left = usize::try_from(count).expect("few") + TABS;
+        while left > 0 {
+            let press: Vec<Value> = (0..left.min(TABS))
+                .flat_map(|_| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": TAB })))
+                .collect();
+            self.post("actions", &json!({ "actions": [{ "type": "key", "id": "keys", "actions": press }] }))
+                .await;
+            left = left.saturating_sub(TABS);
+        }
+        let missed = self.run(END_TABS).await;
+        let missed = missed.as_array().unwrap_or_else(|| panic!("expected a list: {missed}"));
+        missed.iter().map(|one| one.as_str().unwrap_or_default().to_owned()).collect()
     }
 
     /// Writes what is seen into a PNG.

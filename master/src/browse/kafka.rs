@@ -86,6 +86,15 @@ pub(super) fn counts(client: &BaseConsumer) -> Result<Vec<(String, usize)>, Kafk
     Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
 }
 
+/// Where the brokers listen.
+pub(super) fn brokers(client: &BaseConsumer) -> Result<Vec<(String, u16)>, KafkaError> {
+    let metadata = client.fetch_metadata(None, DEADLINE)?;
+    let place = |broker: &rdkafka::metadata::MetadataBroker| {
+        u16::try_from(broker.port()).ok().map(|port| (broker.host().to_owned(), port))
+    };
+    Ok(metadata.brokers().iter().filter_map(place).collect())
+}
+
 /// Where partitions begin and end, all in two questions: the list's offsets are times, and two of them are not.
 pub(super) fn ends(client: &BaseConsumer, partitions: &[(String, i32)]) -> Result<Ends, KafkaError> {
     let at = |offset: Offset| -> Result<HashMap<(String, i32), i64>, KafkaError> {

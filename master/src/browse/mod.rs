@@ -4,8 +4,10 @@
 pub(crate) mod bad;
 pub(crate) mod kafka;
 pub(crate) mod lake;
+pub(crate) mod log;
 pub(crate) mod messages;
 pub(crate) mod rows;
+mod sizes;
 pub(crate) mod text;
 pub(crate) mod topics;
 pub(crate) mod trace;

@@ -8,10 +8,11 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightClient, Ticket};
 use futures::StreamExt;
+use millrace_common::address::join_host_port;
 use millrace_common::cells::value;
-use millrace_common::types::PipelineDefinition;
+use millrace_common::types::{PipelineDefinition, WorkerSpec};
 use millrace_master_core::{ClusterView, SlotState};
-use millrace_proto::channel;
+use millrace_proto::channel::{self, Access};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -65,9 +66,7 @@ pub(crate) async fn of_file(
     let _turn = browse.turn().await?;
     for worker in specs.take(TRIES) {
         let spec = &worker.spec;
-        let host = if spec.host.contains(':') { format!("[{}]", spec.host) } else { spec.host.clone() };
-        let address = format!("{host}:{}", spec.port);
-        let asked = get(browse, &address, &ticket, limit.clamp(1, MOST));
+        let asked = get(browse, spec, &ticket, limit.clamp(1, MOST));
         match tokio::time::timeout(DEADLINE, asked).await {
             Ok(Ok((columns, rows))) => return Ok(Rows { worker: spec.id.to_string(), columns, rows }),
             Ok(Err(words)) => missed = format!("worker {} does not give the rows: {words}", spec.id),
@@ -79,16 +78,25 @@ pub(crate) async fn of_file(
 
 type Table = (Vec<String>, Vec<Vec<Value>>);
 
-/// The stream is dropped when there are enough.
-async fn get(browse: &Browse, address: &str, ticket: &str, limit: usize) -> Result<Table, String> {
-    let connected = channel::connect(address, &browse.access, CONNECT, |endpoint| endpoint).await;
+/// A connection to the worker's Arrow Flight.
+pub(super) async fn client(browse: &Browse, worker: &WorkerSpec) -> Result<FlightClient<Access>, String> {
+    let address = join_host_port(&worker.host, worker.port);
+    let connected = channel::connect(&address, &browse.access, CONNECT, |endpoint| endpoint).await;
     let channel = connected.map_err(|error| error.to_string())?;
     let inner = FlightServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
-    let mut client = FlightClient::new_from_inner(inner);
-    let words = |error: FlightError| match error {
+    Ok(FlightClient::new_from_inner(inner))
+}
+
+pub(super) fn words(error: FlightError) -> String {
+    match error {
         FlightError::Tonic(status) => status.message().to_owned(),
         other => other.to_string(),
-    };
+    }
+}
+
+/// The stream is dropped when there are enough.
+async fn get(browse: &Browse, worker: &WorkerSpec, ticket: &str, limit: usize) -> Result<Table, String> {
+    let mut client = client(browse, worker).await?;
     let mut stream = client.do_get(Ticket::new(ticket.to_owned())).await.map_err(words)?;
     let (mut columns, mut rows) = (Vec::new(), Vec::new());
     while rows.len() < limit {

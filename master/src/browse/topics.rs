@@ -1,6 +1,6 @@
 //! Topics, their partitions, and who reads them how far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::kafka::{DEADLINE, counts, ends};
+use super::kafka::{DEADLINE, brokers, counts, ends};
+use super::sizes::{self, Sizes};
 use super::{Browse, Known, Seen};
 use crate::pipelines::Refusal;
 
@@ -27,6 +28,8 @@ pub(crate) struct Topic {
     pub(crate) roles: Vec<String>,
     /// Offsets between the partitions' beginnings and ends; transactions' own markers count.
     pub(crate) records: i64,
+    /// Of one copy of it on the brokers' disks; `None` when one of them did not say.
+    pub(crate) bytes: Option<u64>,
     /// Offsets written a second since the topic was last looked at; `None` at the first look.
     pub(crate) records_per_second: Option<f64>,
 }
@@ -46,6 +49,8 @@ pub(crate) struct Watermarks {
     pub(crate) first: i64,
     /// The next offset as a `read_committed` reader sees it.
     pub(crate) end: i64,
+    /// Of one copy on the brokers' disks; `None` when one of them did not say.
+    pub(crate) bytes: Option<u64>,
 }
 
 /// A consumer group that has committed offsets of the topic.
@@ -68,6 +73,24 @@ pub(crate) struct GroupLag {
     pub(crate) lag: i64,
 }
 
+/// Offsets that the pipelines' invalid topics have had since they began, together.
+pub(crate) async fn invalid_offsets(browse: &Browse, known: &Known) -> Result<u64, Refusal> {
+    let mut sum = 0;
+    for kafka in known.kafkas() {
+        let own = known.0.iter().filter(|pipeline| pipeline.bootstrap_servers == kafka);
+        let wanted: BTreeSet<String> = own.map(|pipeline| pipeline.invalid_topic.clone()).collect();
+        let ends = browse
+            .ask(&kafka, move |client| {
+                let mut counts = counts(client)?;
+                counts.retain(|(topic, _)| wanted.contains(topic));
+                ends(client, &all_partitions(&counts))
+            })
+            .await?;
+        sum += ends.values().map(|(_, end)| u64::try_from(*end).unwrap_or(0)).sum::<u64>();
+    }
+    Ok(sum)
+}
+
 /// The topics of every Kafka that a pipeline names; Kafka's own are left out.
 pub(crate) async fn list(browse: &Browse, known: &Known) -> Result<Vec<Topic>, Refusal> {
     let mut topics = Vec::new();
@@ -79,12 +102,14 @@ pub(crate) async fn list(browse: &Browse, known: &Known) -> Result<Vec<Topic>, R
                 Ok((counts, ends(client, &partitions)?))
             })
             .await?;
+        let sizes = browse.sizes(&kafka).await?;
         for (topic, partitions) in counts.into_iter().filter(|(topic, _)| !topic.starts_with("__")) {
             let own = ends.iter().filter(|((name, _), _)| *name == topic);
             let (first, end) = own.fold((0, 0), |(first, end), (_, (a, b))| (first + a, end + b));
             topics.push(Topic {
                 roles: roles(known, &kafka, &topic),
                 records: end - first,
+                bytes: sizes.as_ref().map(|sizes| bytes_of(sizes, &topic)),
                 records_per_second: browse.rate(&kafka, &topic, end),
                 kafka: kafka.clone(),
                 partitions,
@@ -94,6 +119,11 @@ pub(crate) async fn list(browse: &Browse, known: &Known) -> Result<Vec<Topic>, R
     }
     topics.sort_by(|a, b| (a.roles.is_empty(), &a.topic).cmp(&(b.roles.is_empty(), &b.topic)));
     Ok(topics)
+}
+
+fn bytes_of(sizes: &Sizes, topic: &str) -> u64 {
+    let own = sizes.range((topic.to_owned(), 0)..).take_while(|((name, _), _)| name == topic);
+    own.map(|(_, bytes)| bytes).sum()
 }
 
 fn all_partitions(counts: &[(String, usize)]) -> Vec<(String, i32)> {
@@ -156,9 +186,15 @@ pub(crate) async fn detail(
     let (kafka, count) = kafka_of(browse, known, topic, kafka).await?;
     let partitions = all_partitions(&[(topic.to_owned(), count)]);
     let found = browse.ask(&kafka, move |client| ends(client, &partitions)).await?;
+    let sizes = browse.sizes(&kafka).await?;
     let watermarks: Vec<Watermarks> = found
         .iter()
-        .map(|((_, partition), (first, end))| Watermarks { partition: *partition, first: *first, end: *end })
+        .map(|(place, (first, end))| Watermarks {
+            partition: place.1,
+            first: *first,
+            end: *end,
+            bytes: sizes.as_ref().and_then(|sizes| sizes.get(place).copied()),
+        })
         .collect();
     let (name, servers, marks) = (topic.to_owned(), kafka.clone(), watermarks.clone());
     let groups = browse.blocking(&kafka, move || groups(&servers, &name, &marks)).await?;
@@ -168,6 +204,7 @@ pub(crate) async fn detail(
         topic: Topic {
             roles: roles(known, &kafka, topic),
             records: end - first,
+            bytes: sizes.map(|sizes| bytes_of(&sizes, topic)),
             records_per_second: browse.rate(&kafka, topic, end),
             topic: topic.to_owned(),
             partitions: count,
@@ -215,6 +252,12 @@ fn groups(kafka: &str, topic: &str, marks: &[Watermarks]) -> Result<Vec<Group>, 
 }
 
 impl Browse {
+    /// What the brokers' disks hold of each partition; `None` when one of them does not say.
+    async fn sizes(&self, kafka: &str) -> Result<Option<Sizes>, Refusal> {
+        let brokers = self.ask(kafka, brokers).await?;
+        Ok(sizes::of_partitions(&brokers).await)
+    }
+
     /// How fast the topic's ends rise, between this look and one before.
     fn rate(&self, kafka: &str, topic: &str, records: i64) -> Option<f64> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

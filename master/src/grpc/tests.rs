@@ -47,7 +47,13 @@ impl RunningMaster {
 
 fn heartbeat(memory_used_bytes: u64, slots: Vec<SlotReport>) -> WorkerMessage {
     let digest = slots.iter().map(|report| (&report.slot, report.epoch)).collect::<Digest>();
-    WorkerMessage::heartbeat(&Heartbeat { memory_used_bytes, slots, digest, draining: false })
+    WorkerMessage::heartbeat(&Heartbeat {
+        memory_used_bytes,
+        slots,
+        digest,
+        draining: false,
+        resident_bytes: 0,
+    })
 }
 
 /// A worker of a few lines: runs whatever it is granted, at once.

@@ -3,25 +3,28 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_common::shutdown::Shutdown;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::debug;
 
+use super::flow::{self, Flow, marks, mix};
 use super::model::{Cluster, Failover, Slot, SlotState};
-use crate::handle::Refused;
+use crate::browse::{Browse, Known, topics};
+use crate::handle::{Handle, Refused};
 use crate::snapshot;
 use crate::sources::Sources;
 
 /// Between two looks.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
+/// Between two questions for the invalid topics' ends.
+const INVALID_EVERY: Duration = Duration::from_secs(2);
 /// Points of a series.
 const POINTS: usize = 120;
-/// How much of a new rate goes into the shown one at each look.
-const SHARE: f64 = 0.25;
 /// Scorecards that are followed.
 const SCORES: usize = 200;
 
@@ -35,20 +38,28 @@ pub(crate) struct Series {
     pub(crate) cpu: VecDeque<f64>,
     pub(crate) memory_used_bytes: VecDeque<f64>,
     pub(crate) lag: VecDeque<f64>,
+    /// Of a worker's process.
+    pub(crate) resident_bytes: VecDeque<f64>,
+    /// Of the slowest of its slots.
+    pub(crate) commit_ms: VecDeque<f64>,
+    pub(crate) batch_ms: VecDeque<f64>,
+    pub(crate) flush_ms: VecDeque<f64>,
+    pub(crate) topic_freshness_ms: VecDeque<f64>,
+    pub(crate) lake_freshness_ms: VecDeque<f64>,
 }
 
-/// One stage of the way from the raw topic to a sink, of all pipelines together.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
-pub(crate) struct Stage {
-    /// raw, enriched or lake.
-    pub(crate) stage: &'static str,
-    /// Offsets that it has passed since the topics began.
-    pub(crate) passed: u64,
-    pub(crate) records_per_second: f64,
-    /// Records of the raw topics that it does not hold yet.
-    pub(crate) behind: u64,
-    /// How long ago the slowest slot that has something to do last committed.
-    pub(crate) oldest_commit_age_ms: Option<u64>,
+impl Series {
+    #[allow(clippy::cast_precision_loss, reason = "figures for a sparkline")]
+    fn add_times<'a>(&mut self, slots: &(impl Iterator<Item = &'a Slot> + Clone)) {
+        let mut add = |series: fn(&mut Self) -> &mut VecDeque<f64>, figure: fn(&Slot) -> Option<u64>| {
+            push(series(self), slots.clone().filter_map(figure).max().unwrap_or(0) as f64);
+        };
+        add(|series| &mut series.commit_ms, |slot| slot.commit_ms);
+        add(|series| &mut series.batch_ms, |slot| slot.batch_ms);
+        add(|series| &mut series.flush_ms, |slot| slot.flush_ms);
+        add(|series| &mut series.topic_freshness_ms, |slot| slot.topic_freshness_ms);
+        add(|series| &mut series.lake_freshness_ms, |slot| slot.lake_freshness_ms);
+    }
 }
 
 /// What became of a lost worker's slots, as far as it was watched.
@@ -62,13 +73,25 @@ pub(super) struct Score {
     pub(super) caught_up_at_ms: Option<u64>,
 }
 
+/// What the invalid topics held when they were last asked.
+#[derive(Debug, Default)]
+struct Invalid {
+    seen: Option<(Instant, u64)>,
+    /// What workers have set aside, as far as it was watched.
+    quarantined: u64,
+    quarantined_then: u64,
+    /// `None` until they were asked twice.
+    refused_per_second: Option<f64>,
+}
+
 #[derive(Debug, Default)]
 struct Past {
     workers: HashMap<String, Series>,
     pipelines: HashMap<String, Series>,
     /// How fast the lag of a slot falls, in records a second; negative while it grows.
     falls: HashMap<String, f64>,
-    flow: [Stage; 3],
+    flow: Flow,
+    invalid: Invalid,
     scores: BTreeMap<(u64, String), Score>,
     /// The look before.
     last: Option<Arc<Cluster>>,
@@ -124,8 +147,32 @@ impl History {
         self.lock().falls.get(slot).copied()
     }
 
-    pub(super) fn flow(&self) -> Vec<Stage> {
-        self.lock().flow.to_vec()
+    pub(super) fn flow(&self) -> Flow {
+        self.lock().flow.clone()
+    }
+
+    /// The invalid topics have had so many offsets since they began.
+    fn note_invalid(&self, offsets: u64) {
+        self.lock().note_invalid(Instant::now(), offsets);
+    }
+
+    /// Asks for the invalid topics' ends until the shutdown begins.
+    pub(super) async fn watch_invalid(self, handle: Handle, browse: Browse, shutdown: Shutdown) {
+        let mut ticks = interval(INVALID_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = ticks.tick() => {}
+            }
+            let Ok(look) = handle.look().await else { continue };
+            let running = look.view.pipelines.iter().map(|view| view.definition.clone());
+            match topics::invalid_offsets(&browse, &Known(running.collect())).await {
+                Ok(offsets) => self.note_invalid(offsets),
+                // The last figures stay; that Kafka can't be asked is said where it matters.
+                Err(error) => debug!(%error, "the invalid topics can't be asked"),
+            }
+        }
     }
 
     pub(super) fn score(&self, failover: &Failover) -> Score {
@@ -155,12 +202,20 @@ fn push(series: &mut VecDeque<f64>, value: f64) {
 impl Past {
     #[allow(clippy::cast_precision_loss, reason = "figures for a sparkline")]
     fn add(&mut self, cluster: &Arc<Cluster>) {
+        let mut by_owner: HashMap<&str, Vec<&Slot>> = HashMap::new();
+        for slot in &cluster.slots {
+            if let Some(owner) = &slot.owner {
+                by_owner.entry(owner).or_default().push(slot);
+            }
+        }
         for worker in &cluster.workers {
             let series = self.workers.entry(worker.id.clone()).or_default();
             push(&mut series.records_per_second, worker.records_per_second);
             push(&mut series.cpu, worker.cpu);
             push(&mut series.memory_used_bytes, worker.memory_used_bytes as f64);
             push(&mut series.lag, worker.lag as f64);
+            push(&mut series.resident_bytes, worker.resident_bytes.unwrap_or(0) as f64);
+            series.add_times(&by_owner.get(worker.id.as_str()).into_iter().flatten().copied());
         }
         let known: HashSet<&str> = cluster.workers.iter().map(|worker| worker.id.as_str()).collect();
         self.workers.retain(|id, _| known.contains(id.as_str()));
@@ -168,6 +223,7 @@ impl Past {
             let series = self.pipelines.entry(pipeline.id.clone()).or_default();
             push(&mut series.records_per_second, pipeline.records_per_second);
             push(&mut series.lag, pipeline.lag.unwrap_or(0) as f64);
+            series.add_times(&cluster.slots.iter().filter(|slot| slot.pipeline == pipeline.id));
         }
         self.pipelines.retain(|id, _| cluster.pipelines.iter().any(|pipeline| pipeline.id == *id));
         self.follow_slots(cluster);
@@ -192,6 +248,8 @@ impl Past {
                 let step = new.zip(old).map_or(0, |(new, old)| new.saturating_sub(old));
                 *grown += u64::try_from(step).unwrap_or(0);
             }
+            // A new owner counts from nothing again.
+            self.invalid.quarantined += slot.records_quarantined.saturating_sub(old.records_quarantined);
             if let (Some(new), Some(old), Some(seconds)) = (slot.lag, old.lag, seconds) {
                 let now = (old as f64 - new as f64) / seconds;
                 let shown = self.falls.get(&slot.slot).map_or(now, |fall| mix(*fall, now));
@@ -202,10 +260,36 @@ impl Past {
         let rates: Vec<f64> = (0..3)
             .map(|index| {
                 let now = seconds.map_or(0.0, |seconds| grown[index] as f64 / seconds);
-                mix(self.flow[index].records_per_second, now)
+                mix(self.flow.stages.get(index).map_or(0.0, |stage| stage.records_per_second), now)
             })
             .collect();
-        self.flow = flow(cluster, &rates);
+        self.flow.stages = flow::stages(cluster, &rates);
+        self.flow.ledger = flow::ledger(cluster);
+        self.tell_received();
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "rates for people")]
+    fn note_invalid(&mut self, now: Instant, offsets: u64) {
+        let quarantined = self.invalid.quarantined;
+        if let Some((then, before)) = self.invalid.seen {
+            let seconds = (now - then).as_secs_f64().max(0.001);
+            let invalid = offsets.saturating_sub(before) as f64 / seconds;
+            let set_aside = (quarantined - self.invalid.quarantined_then) as f64 / seconds;
+            let shown = mix(self.flow.invalid_per_second.unwrap_or(invalid), invalid);
+            self.flow.invalid_per_second = Some(shown);
+            let refused = (invalid - set_aside).max(0.0);
+            let before = self.invalid.refused_per_second.unwrap_or(refused);
+            self.invalid.refused_per_second = Some(mix(before, refused));
+        }
+        self.flow.invalid_offsets = Some(offsets);
+        self.invalid.seen = Some((now, offsets));
+        self.invalid.quarantined_then = quarantined;
+        self.tell_received();
+    }
+
+    fn tell_received(&mut self) {
+        let valid = self.flow.stages.first().map_or(0.0, |stage| stage.records_per_second);
+        self.flow.received_per_second = self.invalid.refused_per_second.map(|refused| valid + refused);
     }
 
     fn follow_losses(&mut self, cluster: &Cluster) {
@@ -252,35 +336,6 @@ fn first_sight(failover: &Failover, now: &HashMap<&str, &Slot>) -> Score {
     score
 }
 
-/// How far the raw partition, the topic sink and the lake are.
-fn marks(slot: &Slot) -> [Option<i64>; 3] {
-    [slot.end, slot.topic_cursor, slot.lake_cursor]
-}
-
-fn mix(shown: f64, now: f64) -> f64 {
-    shown.mul_add(1.0 - SHARE, now * SHARE)
-}
-
-fn flow(cluster: &Cluster, rates: &[f64]) -> [Stage; 3] {
-    let mut stages = ["raw", "enriched", "lake"].map(|stage| Stage { stage, ..Stage::default() });
-    for slot in &cluster.slots {
-        let [end, ..] = marks(slot);
-        for (stage, mark) in stages.iter_mut().zip(marks(slot)) {
-            stage.passed += mark.and_then(|mark| u64::try_from(mark).ok()).unwrap_or(0);
-            let behind = end.zip(mark).map_or(0, |(end, mark)| u64::try_from(end - mark).unwrap_or(0));
-            stage.behind += behind;
-            if behind > 0 {
-                let age = slot.last_commit_at_ms.map(|at| cluster.at_ms.saturating_sub(at));
-                stage.oldest_commit_age_ms = stage.oldest_commit_age_ms.max(age);
-            }
-        }
-    }
-    for (stage, rate) in stages.iter_mut().zip(rates) {
-        stage.records_per_second = *rate;
-    }
-    stages
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,18 +346,34 @@ mod tests {
         let mut past = Past::default();
         let first = example::cluster();
         past.add(&Arc::new(first.clone()));
-        assert!(past.flow.iter().all(|stage| stage.records_per_second == 0.0));
+        assert!(past.flow.stages.iter().all(|stage| stage.records_per_second == 0.0));
         let mut second = first;
         second.at_ms += 1_000;
         second.slots[0].end = Some(120);
         second.slots[0].lake_cursor = Some(110);
         second.slots[0].lag = Some(6);
         past.add(&Arc::new(second));
-        assert_eq!(past.flow[0].records_per_second, 100.0 * SHARE);
-        assert_eq!(past.flow[2].records_per_second, 100.0 * SHARE);
-        assert_eq!((past.flow[2].behind, past.flow[0].behind), (20, 0));
+        assert_eq!(past.flow.stages[0].records_per_second, 25.0);
+        assert_eq!(past.flow.stages[2].records_per_second, 25.0);
+        assert_eq!((past.flow.stages[2].behind, past.flow.stages[0].behind), (20, 0));
         assert_eq!(past.falls["clickstream-1/0-0"], 4.0);
         assert_eq!(past.workers["worker-1"].cpu, [0.5, 0.5]);
+    }
+
+    #[test]
+    fn what_workers_set_aside_was_received_once() {
+        let mut past = Past::default();
+        let mut cluster = example::cluster();
+        past.add(&Arc::new(cluster.clone()));
+        let begun = Instant::now();
+        past.note_invalid(begun, 100);
+        assert_eq!((past.flow.invalid_offsets, past.flow.received_per_second), (Some(100), None));
+        cluster.at_ms += 1_000;
+        cluster.slots[0].records_quarantined += 4;
+        past.add(&Arc::new(cluster));
+        past.note_invalid(begun + Duration::from_secs(1), 110);
+        assert_eq!(past.flow.invalid_per_second, Some(10.0));
+        assert_eq!(past.flow.received_per_second, Some(6.0));
     }
 
     #[test]

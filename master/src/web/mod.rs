@@ -3,6 +3,7 @@
 
 mod api;
 mod explore;
+mod flow;
 mod forms;
 mod guard;
 mod history;
@@ -19,14 +20,13 @@ mod example;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -41,6 +41,7 @@ use tracing::warn;
 use crate::browse::Browse;
 use crate::handle::Refused;
 use crate::metrics::{self, Latest};
+use crate::pipelines::Refusal;
 use crate::snapshot;
 use crate::sources::Sources;
 use crate::workers;
@@ -48,7 +49,7 @@ pub(crate) use guard::Guard;
 use history::History;
 use model::Cluster;
 use problem::Problem;
-use ui::View;
+use ui::{Live, Page, View};
 pub(crate) use verify::Verifications;
 
 /// Of an answer; a page may ask Kafka and a lake.
@@ -109,6 +110,19 @@ impl Web {
             other => other,
         }
     }
+
+    /// The page at `place`, a path with its query.
+    async fn page(&self, cluster: &Cluster, place: &Uri) -> Result<Page, Problem> {
+        let Query(query) =
+            Query::try_from_uri(place).map_err(|error| Problem::from(Refusal::Usage(error.body_text())))?;
+        let view = View::of(query);
+        let parts: Vec<String> = place.path().trim_matches('/').split('/').map(ui::decoded).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        if let Some(page) = ui::page(self, cluster, &parts, &view) {
+            return page;
+        }
+        explore::page(self, place, &parts, &view).await.unwrap_or_else(|| Err(ui::not_found(place.path())))
+    }
 }
 
 /// Serves until the shutdown begins.
@@ -117,6 +131,8 @@ pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Shutdow
     let web = Arc::new(Web::new(parts, shutdown.clone()));
     let history = web.history.clone().keep(web.sources.clone(), shutdown.clone());
     shutdown.spawn("history", history);
+    let (handle, browse) = (web.sources.handle.clone(), web.browse.clone());
+    shutdown.spawn("invalid topics", web.history.clone().watch_invalid(handle, browse, shutdown.clone()));
     let served =
         axum::serve(listener, routes(web)).with_graceful_shutdown(async move { end.begun().await }).await;
     if let Err(error) = served {
@@ -131,16 +147,19 @@ fn routes(web: Arc<Web>) -> Router {
     let mut router = Router::new()
         .route("/", get(show_page))
         .route("/workers/{worker}", get(show_page))
+        .route("/workers/{worker}/log", get(show_page))
         .route("/pipelines/{pipeline}", get(show_page))
         .route("/rebalance", get(show_rebalance))
         .route("/verify", get(show_page))
-        .route("/topics", get(explore::topics))
-        .route("/topics/{topic}", get(explore::topic))
-        .route("/topics/{topic}/{partition}/{offset}", get(explore::message))
-        .route("/lakes", get(explore::lakes))
-        .route("/lakes/{pipeline}", get(explore::lake))
-        .route("/lakes/{pipeline}/file", get(explore::file))
-        .route("/bad-events", get(explore::bad_events))
+        .route("/topics", get(show_page))
+        .route("/topics/{topic}", get(show_page))
+        .route("/topics/{topic}/{partition}/{offset}", get(show_page))
+        .route("/lakes", get(show_page))
+        .route("/lakes/{pipeline}", get(show_page))
+        .route("/lakes/{pipeline}/file", get(show_page))
+        .route("/bad-events", get(show_page))
+        .route("/environment", get(show_page))
+        .route("/log", get(show_page))
         .route("/act/verify", post(explore::begin_verification))
         .route("/live/", get(live::stream))
         .route("/live/{*page}", get(live::stream))
@@ -171,21 +190,16 @@ fn routes(web: Arc<Web>) -> Router {
         .layer(GlobalConcurrencyLimitLayer::new(REQUESTS))
 }
 
-/// A page about the cluster itself.
-async fn show_page(
-    State(web): State<Arc<Web>>,
-    Query(query): Query<BTreeMap<String, String>>,
-    request: Request,
-) -> Response {
+async fn show_page(State(web): State<Arc<Web>>, request: Request) -> Response {
     let place = request.uri();
     let shown = async {
         let cluster = web.cluster_or_standby().await?;
-        ui::page(&web, &cluster, place.path(), &View::of(query))
+        web.page(&cluster, place).await
     };
     match shown.await {
         Ok(page) => {
-            let live = live::address(place.path(), place.query());
-            Html(ui::document(&web, &page, Some(&live)).into_string()).into_response()
+            let live = (page.live != Live::Never).then(|| live::address(place));
+            Html(ui::document(&web, &page, live.as_deref()).into_string()).into_response()
         }
         Err(problem) => ui::problem(&web, &problem),
     }

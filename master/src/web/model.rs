@@ -99,7 +99,10 @@ pub(crate) struct Worker {
     pub(crate) cores: u32,
     pub(crate) cores_used: u32,
     pub(crate) memory_mib: u64,
+    /// What its open files and flushes hold.
     pub(crate) memory_used_bytes: u64,
+    /// Of its whole process, in RAM; `None` before its first heartbeat and when it is lost.
+    pub(crate) resident_bytes: Option<u64>,
     pub(crate) slots: Vec<String>,
     pub(crate) max_slots: u32,
     pub(crate) heartbeat_age_ms: u64,
@@ -196,6 +199,19 @@ pub(crate) struct Slot {
     pub(crate) client_duplicates: u64,
     pub(crate) records_filtered: u64,
     pub(crate) rows_unplaced: u64,
+    /// The topic sink's cursor when the present owner opened it: its counts begin there.
+    pub(crate) topic_from: Option<i64>,
+    /// How long its last transaction took.
+    pub(crate) commit_ms: Option<u64>,
+    /// From the arrival of that transaction's first record until it began.
+    pub(crate) batch_ms: Option<u64>,
+    /// From the closing of the last flush's files until all were published.
+    pub(crate) flush_ms: Option<u64>,
+    /// How old, by Kafka's timestamps, 99 of 100 records at most were when the topic sink held them, in the minute before
+    /// its last commit.
+    pub(crate) topic_freshness_ms: Option<u64>,
+    /// The same of the lake.
+    pub(crate) lake_freshness_ms: Option<u64>,
     pub(crate) last_commit_at_ms: Option<u64>,
     pub(crate) last_object: Option<String>,
     pub(crate) waiting_for: Option<String>,

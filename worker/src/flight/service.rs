@@ -1,4 +1,5 @@
-//! The Flight service: `DoGet`, `GetFlightInfo`, `GetSchema` and `ListFlights`; every other verb is refused.
+//! The Flight service: `DoGet`, `GetFlightInfo`, `GetSchema`, `ListFlights`, and of `DoAction` the `log`; every other
+//! verb is refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use millrace_common::shutdown::Shutdown;
+use millrace_common::telemetry::tail;
 use millrace_common::tls::{self, Tls, Token};
 use millrace_common::types::SlotId;
 use millrace_proto::channel::AsksToken;
@@ -33,6 +35,8 @@ use crate::manager::Shown;
 /// What runs here now.
 pub(crate) type View = Arc<dyn Fn() -> BTreeMap<SlotId, Shown> + Send + Sync>;
 
+/// The one action: the last lines of this process' log.
+const LOG: &str = "log";
 /// For the log.
 const NAME: &str = "the worker's Arrow Flight";
 /// A ticket is small; nothing else is taken in.
@@ -262,12 +266,23 @@ impl FlightService for Service {
         refused("DoPut")
     }
 
-    async fn do_action(&self, _: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        refused("DoAction")
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let wanted = request.into_inner().r#type;
+        if wanted != LOG {
+            return Err(Status::unimplemented(format!(
+                "DoAction {wanted:?} is not served: {LOG} gives the last lines of this worker's log, and nothing else is done"
+            )));
+        }
+        let lines = tail::lines().into_iter().map(|line| Ok(ActionResult { body: line.into() }));
+        Ok(Response::new(futures::stream::iter(lines).boxed()))
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        refused("ListActions")
+        let log = ActionType {
+            r#type: LOG.to_owned(),
+            description: "the last lines of this worker's log, one a result".to_owned(),
+        };
+        Ok(Response::new(futures::stream::iter([Ok(log)]).boxed()))
     }
 
     async fn do_exchange(

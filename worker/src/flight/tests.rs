@@ -193,6 +193,9 @@ async fn nothing_but_committed_files_of_pipelines_that_run_here_can_be_reached()
     );
     let refused = client.do_action(Action::new("shutdown", "")).await.err().expect("an action");
     assert_eq!(code(&refused), Code::Unimplemented);
+    let log = client.do_action(Action::new("log", "")).await.expect("the log");
+    // This process keeps none.
+    assert!(log.try_collect::<Vec<_>>().await.expect("lines").is_empty());
 }
 
 #[tokio::test]

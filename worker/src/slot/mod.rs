@@ -6,6 +6,7 @@
 mod begin;
 mod commit;
 mod flush;
+mod freshness;
 mod intake;
 mod lake_end;
 mod latest;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millrace_common::record::CommittedRecord;
-use millrace_common::types::{Epoch, SlotId, SlotMetrics, SlotPhase, SlotReport};
+use millrace_common::types::{Epoch, NextOffset, SlotId, SlotMetrics, SlotPhase, SlotReport};
 use tokio::sync::Notify;
 
 use crate::compute::Meter;
@@ -85,7 +85,12 @@ impl SlotStatus {
 
     /// The slot is claimed, and its record is known.
     pub(crate) fn claimed(&self, record: &CommittedRecord, has_lake: bool, has_topic: bool) {
-        set_cursors(&mut self.lock().metrics, record, has_lake, has_topic);
+        let metrics = &mut self.lock().metrics;
+        // Opened anew: what a commit of unknown outcome passed meanwhile is in no count.
+        let uncounted = metrics.topic_cursor.map_or(0, |before| record.topic_cursor.0 - before.0);
+        let from = metrics.topic_from.map_or(record.topic_cursor.0, |from| from.0 + uncounted);
+        metrics.topic_from = has_topic.then_some(NextOffset(from));
+        set_cursors(metrics, record, has_lake, has_topic);
     }
 
     /// A transaction is committed. If it moved a cursor the master hears of it at once: it is the end of a takeover.

@@ -10,6 +10,7 @@ use super::{Answer, Asked};
 use crate::browse::Known;
 use crate::browse::bad::{self, BadEvents};
 use crate::browse::lake::{File, Folder};
+use crate::browse::log;
 use crate::browse::messages::{self, From, Messages, Wanted};
 use crate::browse::rows::{self, Rows};
 use crate::browse::topics::{self, Topic, TopicDetail};
@@ -211,6 +212,20 @@ pub(super) async fn rows(
     Query(which): Query<WhichFile>,
 ) -> Answer<Rows> {
     rows_of(&web, &target, &which).await.map(Json)
+}
+
+/// The last lines of a worker's log, the oldest first.
+pub(in crate::web) async fn log_of(web: &Web, worker: &str) -> Result<Vec<String>, Problem> {
+    let (look, _) = look(web).await?;
+    let known = look.view.workers.iter().find(|known| known.spec.id.as_str() == worker);
+    let known = known.ok_or_else(|| {
+        Refusal::Unknown(format!("no worker has the id {worker:?}: /api/v1/workers has those that are known"))
+    })?;
+    Ok(log::of_worker(&web.browse, &known.spec).await?)
+}
+
+pub(super) async fn log(State(web): Asked, Path(worker): Path<String>) -> Answer<Vec<String>> {
+    log_of(&web, &worker).await.map(Json)
 }
 
 pub(in crate::web) async fn bad_of(web: &Web) -> Result<BadEvents, Problem> {

@@ -10,14 +10,17 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::routing::{MethodRouter, get, post};
+use millrace_common::telemetry::tail;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Web;
-use super::history::{Series, Stage};
+use super::flow::Flow;
+use super::history::Series;
 use super::model::{Cluster, Failover, MasterStatus, Move, Pipeline, PipelineDetail, Slot, Totals, Worker};
 use super::problem::Problem;
 use super::verify::Run;
+use crate::environment::Environment;
 use crate::pipelines::{self, Refusal};
 use crate::workers::{self, Plan};
 
@@ -36,8 +39,12 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Web>>)> {
         ("/api/v1/cluster", get(summary)),
         ("/api/v1/workers", get(workers_list)),
         ("/api/v1/workers/{worker}", get(worker)),
+        ("/api/v1/workers/{worker}/log", get(browse::log)),
+        ("/api/v1/environment", get(environment)),
+        ("/api/v1/log", get(log)),
         ("/api/v1/pipelines", get(pipelines_list)),
         ("/api/v1/pipelines/{pipeline}", get(pipeline)),
+        ("/api/v1/pipelines/{pipeline}/history", get(pipeline_history)),
         ("/api/v1/slots", get(slots)),
         ("/api/v1/moves", get(moves)),
         ("/api/v1/failovers", get(failovers)),
@@ -74,6 +81,8 @@ struct Summary {
     leader: Option<String>,
     /// What the master waits for.
     waiting_for: Option<String>,
+    /// What is unsafe about how this page can be reached.
+    warning: Option<&'static str>,
     at_ms: u64,
     version: &'static str,
     workers: Totals,
@@ -85,7 +94,7 @@ struct Summary {
     lag: u64,
     records_per_second: f64,
     /// The way from the raw topics to the sinks.
-    flow: Vec<Stage>,
+    flow: Flow,
 }
 
 async fn summary(State(web): Asked) -> Answer<Summary> {
@@ -97,6 +106,7 @@ async fn summary(State(web): Asked) -> Answer<Summary> {
         status: cluster.status,
         leader: cluster.leader.clone(),
         waiting_for: cluster.waiting_for.clone(),
+        warning: web.guard.warning(),
         at_ms: cluster.at_ms,
         version: millrace_common::types::VERSION,
         workers: cluster.totals(),
@@ -142,13 +152,24 @@ async fn workers_list(State(web): Asked, Query(part): Query<Part>) -> Answer<Vec
     Ok(Json(part.of(&cluster.workers, |worker| is(part.state.as_ref(), worker.state.word()))))
 }
 
-async fn slots(State(web): Asked, Query(part): Query<Part>) -> Answer<Vec<Slot>> {
+/// Where a partition stands, and whether it catches up.
+#[derive(Debug, Serialize, JsonSchema)]
+struct SlotRow {
+    #[serde(flatten)]
+    slot: Slot,
+    /// How fast its lag falls, in records a second; negative while it grows, `None` until it was looked at twice.
+    lag_falls_per_second: Option<f64>,
+}
+
+async fn slots(State(web): Asked, Query(part): Query<Part>) -> Answer<Vec<SlotRow>> {
     let cluster = web.cluster().await?;
-    Ok(Json(part.of(&cluster.slots, |slot| {
+    let wanted = part.of(&cluster.slots, |slot| {
         is(part.pipeline.as_ref(), &slot.pipeline)
             && is(part.state.as_ref(), slot.state.word())
             && is(part.worker.as_ref(), slot.owner.as_deref().unwrap_or_default())
-    })))
+    });
+    let row = |slot: Slot| SlotRow { lag_falls_per_second: web.history.fall(&slot.slot), slot };
+    Ok(Json(wanted.into_iter().map(row).collect()))
 }
 
 async fn moves(State(web): Asked, Query(part): Query<Part>) -> Answer<Vec<Move>> {
@@ -226,6 +247,20 @@ async fn pipelines_list(State(web): Asked) -> Answer<Vec<Pipeline>> {
 
 async fn pipeline(State(web): Asked, Path(target): Path<String>) -> Answer<PipelineDetail> {
     Ok(Json(pipelines::describe(&web.sources, &target).await?))
+}
+
+async fn pipeline_history(State(web): Asked, Path(target): Path<String>) -> Answer<Series> {
+    let (_, known) = browse::look(&web).await?;
+    Ok(Json(web.history.pipeline(known.find(&target)?.id.as_str())))
+}
+
+async fn environment() -> Json<Environment> {
+    Json(Environment::of_this_process())
+}
+
+/// The last lines of this process, the oldest first.
+async fn log() -> Json<Vec<String>> {
+    Json(tail::lines())
 }
 
 async fn plan(State(web): Asked) -> Answer<Plan> {

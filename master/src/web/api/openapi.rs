@@ -8,14 +8,16 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::browse::LakeRow;
-use super::{Done, Scorecard, Summary, WorkerDetail, act};
+use super::{Done, Scorecard, SlotRow, Summary, WorkerDetail, act};
 use crate::browse::bad::BadEvents;
 use crate::browse::lake::{File, Folder};
 use crate::browse::messages::Messages;
 use crate::browse::rows::Rows;
 use crate::browse::topics::{Topic, TopicDetail};
 use crate::browse::trace::Traced;
-use crate::web::model::{Move, Pipeline, PipelineDetail, Slot, Worker};
+use crate::environment::Environment;
+use crate::web::history::Series;
+use crate::web::model::{Move, Pipeline, PipelineDetail, Worker};
 use crate::web::problem::Problem;
 use crate::web::verify::Run;
 use crate::workers::Plan;
@@ -84,6 +86,19 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
         get!("/api/v1/cluster", Summary, "The master, the sums over its cluster, and the flow", &[]),
         get!("/api/v1/workers", Vec<Worker>, "Workers, dead ones for a while too", PART),
         get!("/api/v1/workers/{worker}", WorkerDetail, "A worker, its slots and its last two minutes", &[]),
+        get!(
+            "/api/v1/workers/{worker}/log",
+            Vec<String>,
+            "The last lines of a worker's log, the oldest first",
+            &[]
+        ),
+        get!(
+            "/api/v1/environment",
+            Environment,
+            "What this master runs on and with; secrets are hidden",
+            &[]
+        ),
+        get!("/api/v1/log", Vec<String>, "The last lines of this master's log, the oldest first", &[]),
         get!("/api/v1/pipelines", Vec<Pipeline>, "Pipelines, completed ones last", &[]),
         get!(
             "/api/v1/pipelines/{pipeline}",
@@ -91,7 +106,8 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
             "A pipeline by id or name, with its definition and partitions",
             &[]
         ),
-        get!("/api/v1/slots", Vec<Slot>, "Where each partition stands", PART),
+        get!("/api/v1/pipelines/{pipeline}/history", Series, "A pipeline's last two minutes", &[]),
+        get!("/api/v1/slots", Vec<SlotRow>, "Where each partition stands", PART),
         get!("/api/v1/moves", Vec<Move>, "Slots that changed hands and why, the latest first", PART),
         get!(
             "/api/v1/failovers",

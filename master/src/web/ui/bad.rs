@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Page, Part, Place, chart, encoded, words};
+use super::{Live, Page, Part, Place, chart, encoded, words};
 use crate::browse::bad::{BadEvents, BadGroup};
 use crate::browse::text::visible;
 use crate::snapshot::unix_now_ms;
@@ -25,7 +25,7 @@ pub(in crate::web) fn page(events: &BadEvents) -> Page {
         title: "Bad events".into(),
         place: Place::Bad,
         parts: vec![Part { id: "part-bad", body }],
-        is_live: false,
+        live: Live::Asking,
     }
 }
 

@@ -1,6 +1,11 @@
 //! Charts as SVG, made here. Presentation attributes only: the page's policy allows no inline style.
 
+use std::collections::VecDeque;
+
 use maud::{Markup, html};
+
+use super::words;
+use crate::web::history::Series;
 
 const WIDTH: f64 = 120.0;
 const HEIGHT: f64 = 22.0;
@@ -28,6 +33,28 @@ pub(in crate::web) fn sparkline<'a>(values: impl IntoIterator<Item = &'a f64>, l
             title { (label) }
             polyline points=(points.trim_end()) fill="none" stroke="currentColor" stroke-width="1.4" {}
         }
+    }
+}
+
+/// What the slots took for their work, the slowest of them at each moment, and how fresh the sinks were.
+pub(in crate::web) fn times(history: &Series) -> Markup {
+    let one = |name: &str, series: &VecDeque<f64>, label: &str| {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "milliseconds that were whole"
+        )]
+        let last = series.back().map_or(0, |last| *last as u64);
+        html! {
+            figure { figcaption { (name) " " strong { @if last > 0 { (words::span(last)) } @else { "–" } } } (sparkline(series, label)) }
+        }
+    };
+    html! {
+        (one("Batch", &history.batch_ms, "from the first record of a commit until the commit begins, the slowest partition"))
+        (one("Commit", &history.commit_ms, "how long a transaction takes, the slowest partition"))
+        (one("Flush", &history.flush_ms, "from closing files until they are in the lake, the slowest partition"))
+        (one("Topic p99", &history.topic_freshness_ms, "age of records when the topic holds them, the slowest partition"))
+        (one("Lake p99", &history.lake_freshness_ms, "age of records when the lake holds them, the slowest partition"))
     }
 }
 

@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::table::{Column, Key, Table};
-use super::{Page, Part, Place, View, button, chart, encoded, slots, timeline, words};
+use super::{Live, Page, Part, Place, View, button, chart, encoded, slots, timeline, words};
 use crate::web::Web;
-use crate::web::history::Stage;
+use crate::web::flow::{Flow, Ledger, Stage};
 use crate::web::model::{Cluster, MasterStatus, Pipeline, Slot, Worker, WorkerState};
 
 /// Rows of a table that are shown at once.
@@ -30,7 +30,7 @@ pub(super) fn page(web: &Web, cluster: &Cluster, view: &View) -> Page {
             Part { id: "part-moves", body: timeline::moves(cluster, cluster.moves.iter().collect(), view) },
             Part { id: "part-failovers", body: timeline::failovers(web, cluster, view) },
         ],
-        is_live: true,
+        live: Live::Always,
     }
 }
 
@@ -70,32 +70,73 @@ fn summary(cluster: &Cluster) -> Markup {
     }
 }
 
-/// From the raw topic to the sinks.
-fn flow(stages: &[Stage]) -> Markup {
-    let name = |stage: &Stage| match stage.stage {
-        "raw" => "Raw topics",
+/// From what was received to the sinks.
+fn flow(flow: &Flow) -> Markup {
+    html! {
+        h2 { "Flow" }
+        ol.flow {
+            li title="valid, and refused at the door: what the invalid topics rise by, without what workers set aside" {
+                strong { "Received" }
+                span.big { (flow.received_per_second.map_or("–".to_owned(), words::rate)) " records/s" }
+                span { "valid and refused" }
+            }
+            @for stage in &flow.stages { (stage_box(stage)) @if stage.stage == "raw" { (invalid_box(flow)) } }
+        }
+        (ledger(&flow.ledger))
+    }
+}
+
+fn stage_box(stage: &Stage) -> Markup {
+    let name = match stage.stage {
+        "raw" => "Valid, in raw topics",
         "enriched" => "Enriched topics",
         _ => "Lakes",
     };
     html! {
-        h2 { "Flow" }
-        ol.flow {
-            @for stage in stages {
-                li {
-                    strong { (name(stage)) }
-                    span.big { (words::rate(stage.records_per_second)) " records/s" }
-                    @if stage.stage == "raw" {
-                        span { (words::short(stage.passed)) " offsets written" }
-                    } @else {
-                        span { (words::short(stage.behind)) " records behind" }
-                        span title="of the slots that have something to do, the one that committed longest ago" {
-                            "oldest commit " @match stage.oldest_commit_age_ms {
-                                Some(age) => { (words::span(age)) " ago" }
-                                None => "–",
-                            }
-                        }
+        li {
+            strong { (name) }
+            span.big { (words::rate(stage.records_per_second)) " records/s" }
+            @if stage.stage == "raw" {
+                span { (words::short(stage.passed)) " offsets written" }
+            } @else {
+                span { (words::short(stage.behind)) " records behind" }
+                span title="of the slowest partition: how old 99 of 100 records at most were when they were held here" {
+                    "freshness p99 " @match stage.freshness_p99_ms { Some(age) => (words::span(age)), None => "–" }
+                }
+                span title="of the slots that have something to do, the one that committed longest ago" {
+                    "oldest commit " @match stage.oldest_commit_age_ms {
+                        Some(age) => { (words::span(age)) " ago" }
+                        None => "–",
                     }
                 }
+            }
+        }
+    }
+}
+
+fn invalid_box(flow: &Flow) -> Markup {
+    html! {
+        li.aside title="offsets of the invalid topics; the markers of workers' transactions count" {
+            strong { a href="/bad-events" { "Invalid" } }
+            span.big { (flow.invalid_per_second.map_or("–".to_owned(), words::rate)) " records/s" }
+            span { @match flow.invalid_offsets { Some(offsets) => (words::short(offsets)), None => "–" } " offsets written" }
+        }
+    }
+}
+
+/// Where each record is.
+fn ledger(ledger: &Ledger) -> Markup {
+    html! {
+        @if ledger.passed > 0 {
+            p.ledger title="of the present owners, each since it opened its partition; Verify accounts for all offsets" {
+                strong { "Ledger " }
+                @if ledger.no_records < 0 { (words::state("wrong")) " " }
+                (words::short(ledger.passed)) " passed = " (words::short(ledger.enriched)) " enriched + "
+                (words::short(ledger.quarantined)) " quarantined + " (words::short(ledger.client_duplicates))
+                " client duplicates + " (words::short(ledger.filtered)) " filtered"
+                @if ledger.no_records != 0 { " + " (words::count(ledger.no_records)) " that are no records" }
+                "; " (words::short(ledger.in_flight)) " in flight. Lakes: " (words::short(ledger.lake_rows)) " rows + "
+                (words::short(ledger.buffered_rows)) " buffered."
             }
         }
     }

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::table::{Column, Key, Table};
-use super::{Page, Part, Place, View, encoded, words};
+use super::{Live, Page, Part, Place, View, encoded, words};
 use crate::browse::lake::{FILES, File, FileColumn, FileRow, Folder, Size, SubFolder};
 use crate::browse::rows::Rows;
 use crate::browse::text::visible;
@@ -31,7 +31,7 @@ pub(in crate::web) fn list(lakes: &[LakeRow]) -> Page {
                 }
             },
         }],
-        is_live: false,
+        live: Live::Never,
     }
 }
 
@@ -62,7 +62,7 @@ pub(in crate::web) fn folder(folder: &Folder, duckdb: &str, page: usize, view: &
         (query(duckdb))
     };
     let title = if folder.folder.is_empty() { "Lake".to_owned() } else { folder.folder.clone() };
-    Page { title, place: Place::Lakes, parts: vec![Part { id: "part-lake", body }], is_live: false }
+    Page { title, place: Place::Lakes, parts: vec![Part { id: "part-lake", body }], live: Live::Asking }
 }
 
 fn folders(folder: &Folder, path: &str, view: &View) -> Markup {
@@ -172,7 +172,7 @@ fn files(folder: &Folder, page: usize, view: &View) -> Markup {
 fn query(duckdb: &str) -> Markup {
     html! {
         h2 { "Read it with DuckDB" }
-        pre #duckdb { (duckdb) }
+        pre #duckdb tabindex="0" role="region" aria-label="The query" { (duckdb) }
         div.actions { button type="button" data-copy="duckdb" { "Copy" } }
     }
 }
@@ -208,7 +208,7 @@ pub(in crate::web) fn file(file: &File, rows: &Result<Rows, Problem>) -> Page {
         title: name.to_owned(),
         place: Place::Lakes,
         parts: vec![Part { id: "part-file", body }],
-        is_live: false,
+        live: Live::Never,
     }
 }
 

@@ -6,6 +6,7 @@ pub(super) mod chart;
 pub(super) mod cluster;
 pub(super) mod lake;
 pub(super) mod pipeline;
+pub(super) mod process;
 pub(super) mod rebalance;
 pub(super) mod slots;
 pub(super) mod table;
@@ -45,8 +46,18 @@ pub(super) struct Page {
     /// Where it stands among the others.
     pub(super) place: Place,
     pub(super) parts: Vec<Part>,
-    /// Its parts are sent again when they change.
-    pub(super) is_live: bool,
+    /// Whether its parts are sent again when they change.
+    pub(super) live: Live,
+}
+
+/// How often a page is made anew while it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Live {
+    Never,
+    /// It asks others, so now and then.
+    Asking,
+    /// With each look at the cluster.
+    Always,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,16 +109,20 @@ impl View {
     }
 }
 
-/// The page at `path`, of those that show the cluster itself.
-pub(super) fn page(web: &Web, cluster: &Cluster, path: &str, view: &View) -> Result<Page, Problem> {
-    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    match parts.as_slice() {
+/// The page whose path has these parts, of those that show the cluster itself; `None` if it is none of them.
+pub(super) fn page(
+    web: &Web,
+    cluster: &Cluster,
+    parts: &[&str],
+    view: &View,
+) -> Option<Result<Page, Problem>> {
+    Some(match *parts {
         [""] => Ok(cluster::page(web, cluster, view)),
-        ["workers", id] => worker::page(web, cluster, &decoded(id), view),
-        ["pipelines", id] => pipeline::page(web, cluster, &decoded(id), view),
+        ["workers", id] => worker::page(web, cluster, id, view),
+        ["pipelines", id] => pipeline::page(web, cluster, id, view),
         ["verify"] => Ok(verify::page(web, cluster, view)),
-        _ => Err(not_found(path)),
-    }
+        _ => return None,
+    })
 }
 
 pub(super) fn not_found(path: &str) -> Problem {
@@ -116,7 +131,7 @@ pub(super) fn not_found(path: &str) -> Problem {
 }
 
 /// A part of a path as it was meant. What is no UTF-8 names nothing.
-fn decoded(part: &str) -> String {
+pub(super) fn decoded(part: &str) -> String {
     let pair =
         form_urlencoded::parse(part.replace('+', "%2B").as_bytes()).next().map(|(name, _)| name.into_owned());
     pair.unwrap_or_default()
@@ -135,7 +150,7 @@ pub(super) fn document(web: &Web, page: &Page, live: Option<&str>) -> Markup {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                @if page.is_live { noscript { meta http-equiv="refresh" content=(RELOAD); } }
+                @if page.live == Live::Always { noscript { meta http-equiv="refresh" content=(RELOAD); } }
                 title { (page.title) }
                 link rel="stylesheet" href="/style.css";
                 link rel="icon" href="/icon.svg" type="image/svg+xml";
@@ -148,6 +163,8 @@ pub(super) fn document(web: &Web, page: &Page, live: Option<&str>) -> Markup {
                         @for (place, path, name) in PLACES {
                             a href=(path) aria-current=[(place == page.place).then_some("page")] { (name) }
                         }
+                        a.quiet href="/environment" { "Environment" }
+                        a.quiet href="/log" { "Log" }
                         a.quiet href="/api/v1/openapi.json" { "API" }
                         a.quiet href="/metrics" { "Metrics" }
                     }
@@ -162,7 +179,7 @@ pub(super) fn document(web: &Web, page: &Page, live: Option<&str>) -> Markup {
                 footer {
                     p {
                         "Millrace " (VERSION) ". Times are UTC. " span #live role="status" {
-                            @if page.is_live { "As of its loading." }
+                            @if live.is_some() { "As of its loading." }
                         }
                     }
                 }
@@ -212,7 +229,7 @@ pub(super) fn problem(web: &Web, problem: &Problem) -> Response {
             id: "problem",
             body: html! { p.notice role="alert" { (problem.detail) } p { a href="/" { "To the cluster" } } },
         }],
-        is_live: false,
+        live: Live::Never,
     };
     (problem.code(), Html(document(web, &page, None).into_string())).into_response()
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Page, Part, Place, View, button, careful_button, chart, encoded, slots, timeline, words};
+use super::{Live, Page, Part, Place, View, button, careful_button, chart, encoded, slots, timeline, words};
 use crate::pipelines::Refusal;
 use crate::web::Web;
 use crate::web::model::{Cluster, Move, Pipeline, Slot};
@@ -31,7 +31,7 @@ pub(super) fn page(web: &Web, cluster: &Cluster, target: &str, view: &View) -> R
             Part { id: "part-map", body: slots::map(web, "map", "Partitions".into(), own, view, SLOTS) },
             Part { id: "part-moves", body: timeline::moves(cluster, moves, view) },
         ],
-        is_live: true,
+        live: Live::Always,
     })
 }
 
@@ -51,8 +51,12 @@ fn summary(web: &Web, cluster: &Cluster, pipeline: &Pipeline, own: &[&Slot]) -> 
             (words::term("Partitions", &html! { (pipeline.slots_running) " of " (pipeline.slots) " running, " (pipeline.slots_halted) " halted" }))
             (words::term("Lag", &html! { @match pipeline.lag { Some(lag) => (words::short(lag)), None => "–" } }))
             (words::term("Records/s", &html! { (words::rate(pipeline.records_per_second)) }))
-            (words::term("Freshness", &html! {
-                @match oldest { Some(at) => { "oldest commit " (words::ago(at, cluster.at_ms)) } None => "all is committed" }
+            (words::term("Freshness p99", &html! {
+                @match own.iter().filter_map(|slot| slot.topic_freshness_ms).max() { Some(age) => { "topic " (words::span(age)) ", " } None => {} }
+                @match own.iter().filter_map(|slot| slot.lake_freshness_ms).max() { Some(age) => { "lake " (words::span(age)) } None => "lake –" }
+            }))
+            (words::term("Oldest commit", &html! {
+                @match oldest { Some(at) => (words::ago(at, cluster.at_ms)), None => "all is committed" }
             }))
             (words::term("Rows in the lake", &html! { (words::short(sum(|slot| slot.rows_committed))) " of the present owners" }))
             (words::term("Enriched", &words::short(sum(|slot| slot.records_enriched))))
@@ -119,6 +123,7 @@ fn history(web: &Web, pipeline: &Pipeline) -> Markup {
                 (chart::sparkline(&history.records_per_second, "records read a second")) }
             figure { figcaption { "Lag " strong { (words::maybe(pipeline.lag)) } }
                 (chart::sparkline(&history.lag, "records behind")) }
+            (chart::times(&history))
         }
     }
 }

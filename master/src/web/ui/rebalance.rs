@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Page, Part, Place, button};
+use super::{Live, Page, Part, Place, button};
 use crate::web::Web;
 use crate::workers::Plan;
 
@@ -14,7 +14,7 @@ pub(in crate::web) fn page(web: &Web, plan: &Plan) -> Page {
         title: "What would move now".into(),
         place: Place::Elsewhere,
         parts: vec![Part { id: "part-plan", body: body(web, plan) }],
-        is_live: false,
+        live: Live::Never,
     }
 }
 

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::table::{Column, Key, Table};
-use super::{Page, Part, Place, View, encoded, words};
+use super::{Live, Page, Part, Place, View, encoded, words};
 use crate::browse::messages::{Header, Message, Messages};
 use crate::browse::text::{Shown, visible};
 use crate::browse::topics::{Group, Topic, TopicDetail, Watermarks};
@@ -52,6 +52,12 @@ pub(in crate::web) fn list(topics: &[Topic], view: &View) -> Page {
                 |row| html! { (words::count(row.records)) },
             ),
             Column::number(
+                "size",
+                "Size",
+                |row: &Topic| Key::count(row.bytes.unwrap_or(0)),
+                |row| size(row.bytes),
+            ),
+            Column::number(
                 "rate",
                 "Offsets/s",
                 |row: &Topic| Key::Number(row.records_per_second.unwrap_or(-1.0)),
@@ -76,7 +82,7 @@ pub(in crate::web) fn list(topics: &[Topic], view: &View) -> Page {
                 p.quiet { "As of " (words::time(unix_now_ms(), unix_now_ms())) ". In topics that are written in transactions each commit takes an offset, too." }
             },
         }],
-        is_live: false,
+        live: Live::Asking,
     }
 }
 
@@ -92,6 +98,7 @@ pub(in crate::web) fn detail(detail: &TopicDetail, read: &Messages, view: &View)
                     dl.summary {
                         (words::term("Partitions", &html! { (topic.partitions) }))
                         (words::term("Offsets held", &html! { (words::count(topic.records)) }))
+                        (words::term("Size", &size(topic.bytes)))
                         (words::term("Offsets/s", &html! { @match topic.records_per_second { Some(rate) => (words::rate(rate)), None => "–" } }))
                         (words::term("What it is", &html! { @if topic.roles.is_empty() { "no pipeline's" } @else { (topic.roles.join(", ")) } }))
                         (words::term("Kafka", &html! { (topic.kafka) }))
@@ -102,7 +109,14 @@ pub(in crate::web) fn detail(detail: &TopicDetail, read: &Messages, view: &View)
             Part { id: "part-groups", body: groups(&detail.groups, view) },
             Part { id: "part-messages", body: messages(read, view) },
         ],
-        is_live: false,
+        live: Live::Asking,
+    }
+}
+
+/// On the brokers' disks.
+fn size(bytes: Option<u64>) -> Markup {
+    html! {
+        @match bytes { Some(bytes) => (words::bytes(bytes)), None => span.quiet title="a broker does not say" { "–" } }
     }
 }
 
@@ -120,6 +134,7 @@ fn partitions(detail: &TopicDetail, view: &View) -> Markup {
             Column::number("first", "First offset", |row: &Watermarks| Key::maybe(Some(row.first)), |row| html! { (words::count(row.first)) }),
             Column::number("end", "End", |row: &Watermarks| Key::maybe(Some(row.end)), |row| html! { (words::count(row.end)) }),
             Column::number("held", "Held", |row: &Watermarks| Key::maybe(Some(row.end - row.first)), |row| html! { (words::count(row.end - row.first)) }),
+            Column::number("size", "Size", |row: &Watermarks| Key::count(row.bytes.unwrap_or(0)), |row| size(row.bytes)),
             Column::plain("Lag of groups", |row: &Watermarks| html! {
                 @for group in &detail.groups {
                     @if let Some(own) = group.partitions.iter().find(|own| own.partition == row.partition) {
@@ -272,10 +287,10 @@ pub(in crate::web) fn message(traced: &Traced) -> Page {
                 body: html! {
                     h2 { "Value" }
                     @match (&pretty, &message.value) {
-                        (Some(pretty), _) => pre #value { (lines(pretty)) },
+                        (Some(pretty), _) => pre #value tabindex="0" role="region" aria-label="The value" { (lines(pretty)) },
                         (None, Some(value)) => {
                             p.quiet { @if value.is_utf8 { "It is no JSON." } @else { "It is no UTF-8: \u{fffd} stands for what can't be shown." } @if value.is_cut { " Only its beginning is shown." } }
-                            pre #value { (lines(&value.text)) }
+                            pre #value tabindex="0" role="region" aria-label="The value" { (lines(&value.text)) }
                         }
                         (None, None) => p.empty { "The record has no value." },
                     }
@@ -283,7 +298,7 @@ pub(in crate::web) fn message(traced: &Traced) -> Page {
                 },
             },
         ],
-        is_live: false,
+        live: Live::Never,
     }
 }
 

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Page, Part, Place, View, words};
+use super::{Live, Page, Part, Place, View, words};
 use crate::browse::text::visible;
 use crate::web::Web;
 use crate::web::api::token;
@@ -42,7 +42,7 @@ pub(in crate::web) fn page(web: &Web, cluster: &Cluster, _view: &View) -> Page {
                 },
             },
         ],
-        is_live: true,
+        live: Live::Always,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Page, Part, Place, View, button, careful_button, chart, encoded, slots, timeline, words};
+use super::{Live, Page, Part, Place, View, button, careful_button, chart, encoded, slots, timeline, words};
 use crate::web::Web;
 use crate::web::api::{WorkerDetail, worker_detail};
 use crate::web::model::{Cluster, Move, WorkerState};
@@ -35,7 +35,7 @@ pub(super) fn page(web: &Web, cluster: &Cluster, id: &str, view: &View) -> Resul
                 body: timeline::moves(cluster, cluster.moves.iter().filter(own).collect(), view),
             },
         ],
-        is_live: true,
+        live: Live::Always,
     })
 }
 
@@ -59,6 +59,7 @@ fn summary(web: &Web, cluster: &Cluster, detail: &WorkerDetail) -> Markup {
                 (words::bytes(worker.memory_mib << 20)) " (" (words::bytes(worker.memory_used_bytes)) " Used) "
                 (chart::meter(worker.memory_used_bytes, worker.memory_mib << 20, "memory used of its budget"))
             }))
+            (words::term("Resident", &html! { @match worker.resident_bytes { Some(bytes) => (words::bytes(bytes)), None => "–" } }))
             (words::term("Open files", &words::bytes(buffered)))
             (words::term("Partitions", &html! { (worker.slots.len()) " of at most " (worker.max_slots) }))
             (words::term("Records/s", &html! { (words::rate(worker.records_per_second)) }))
@@ -76,6 +77,7 @@ fn summary(web: &Web, cluster: &Cluster, detail: &WorkerDetail) -> Markup {
                 WorkerState::Suspect | WorkerState::Unknown | WorkerState::Dead => {}
             }
             @if worker.state.is_live() {
+                a href={ (path) "/log" } { "Its log" }
                 a href={ "http://" (worker.address) "/metrics" } rel="noreferrer" { "Its metrics" }
             }
         }
@@ -93,6 +95,9 @@ fn history(detail: &WorkerDetail) -> Markup {
             (figure("Records/s", html! { (words::rate(detail.worker.records_per_second)) }, chart::sparkline(&history.records_per_second, "records a second")))
             (figure("CPU of its slots", html! { (format!("{:.2}", detail.worker.cpu)) " cores" }, chart::sparkline(&history.cpu, "cores that its slots hold")))
             (figure("Memory", words::bytes(detail.worker.memory_used_bytes), chart::sparkline(&history.memory_used_bytes, "memory of its buffers")))
+            (figure("Resident", html! { @match detail.worker.resident_bytes { Some(bytes) => (words::bytes(bytes)), None => "–" } },
+                chart::sparkline(&history.resident_bytes, "memory of its process in RAM")))
+            (chart::times(history))
             (figure("Lag", words::short(detail.worker.lag), chart::sparkline(&history.lag, "records behind")))
         }
     }

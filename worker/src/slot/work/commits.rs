@@ -5,13 +5,14 @@ use millrace_common::types::NextOffset;
 use tokio::time::Instant;
 use tracing::info_span;
 
-use super::{Committed, REFRESH, TOPIC_BYTES, Work};
+use super::{Committed, REFRESH, TOPIC_BYTES, Work, elapsed_ms};
 use crate::slot::Exit;
 use crate::slot::begin::{Log, level_window};
 use crate::slot::commit::commit;
 use crate::slot::flush::Staged;
 use crate::slot::intake::Products;
 use crate::slot::publish::publish_flush;
+use crate::slot::status::unix_millis;
 
 impl Work<'_> {
     pub(super) fn commit_is_due(&self) -> bool {
@@ -42,6 +43,8 @@ impl Work<'_> {
         let mut record = self.record.clone();
         let previous = record.manifest.as_ref().map(|pointer| pointer.key.clone());
         if let Some(staged) = &staged {
+            // From here on another one may begin.
+            self.times.published_from = self.times.flush_from.take();
             let (expected, manifest) = ((record.sequence + 1, record.lake_cursor), &staged.manifest);
             assert_eq!((manifest.sequence, manifest.first_offset), expected, "flushes follow one another");
             record.lake_cursor = staged.manifest.next_offset;
@@ -65,6 +68,9 @@ impl Work<'_> {
             intake.set_window(record.window);
         }
         self.topic_due = None;
+        self.times.commit_from = Some(Instant::now());
+        let batch_ms = elapsed_ms(self.times.batch_from.take());
+        slot.status.update(|metrics| metrics.batch_ms = batch_ms.or(metrics.batch_ms));
         self.refresh_at = Instant::now() + REFRESH;
         let staged_products = if has_topic { 0 } else { self.staging_bytes };
         // Twice: the producer's queue has a copy until the broker acknowledges it.
@@ -99,7 +105,11 @@ impl Work<'_> {
         self.claimed = Some(claimed);
         let rows = flushed.as_ref().map_or(0, Staged::rows);
         let (has_lake, has_topic) = (self.slot.lake.is_some(), self.has_topic());
+        let commit_ms = elapsed_ms(self.times.commit_from.take());
+        self.times.topic.hold(self.record.topic_cursor.0, std::time::Instant::now(), unix_millis());
+        let topic_freshness_ms = self.times.topic.p99_ms().filter(|_| has_topic);
         self.slot.status.committed(&self.record, has_lake, has_topic, moved, |metrics| {
+            (metrics.commit_ms, metrics.topic_freshness_ms) = (commit_ms, topic_freshness_ms);
             metrics.rows_committed += rows;
             metrics.records_enriched += enriched;
             metrics.records_quarantined += quarantined;

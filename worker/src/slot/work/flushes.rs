@@ -2,19 +2,23 @@
 
 use millrace_common::types::{HaltKind, StopReason};
 
-use super::Work;
+use tokio::time::Instant;
+
+use super::{Work, elapsed_ms};
 use crate::slot::Exit;
 use crate::slot::commit::prove_ownership;
 use crate::slot::flush::{Flush, Staged, stage};
 use crate::slot::intake::Products;
 use crate::slot::publish::{Unpublished, publish_flush};
 use crate::slot::roll::{Pending, RollReason};
+use crate::slot::status::unix_millis;
 
 impl Work<'_> {
     /// Closes the open files and begins to stage them.
     pub(super) async fn begin_flush(&mut self, reason: Option<RollReason>) -> Result<(), Exit> {
         let Some(lake) = &self.slot.lake else { return Ok(()) };
         let mut intake = self.intake.take().expect("the intake is only away within a call");
+        self.times.flush_from = Some(Instant::now());
         let (sequence, range) = (self.next_sequence, self.flushed_to..self.position);
         let (closed, has_topic) = (range.clone(), self.has_topic());
         let finished = self
@@ -57,6 +61,7 @@ impl Work<'_> {
         self.publishing = None;
         let Some(Unpublished { staged, missing }) = published? else {
             self.slot.status.set_waiting_for(None);
+            self.note_published();
             return Ok(());
         };
         if let Some(committing) = self.committing.take() {
@@ -68,8 +73,22 @@ impl Work<'_> {
         }
         // Ours. A file that is still not there is lost.
         match publish_flush(self.slot, staged, None).await? {
-            None => Ok(()),
+            None => {
+                self.note_published();
+                Ok(())
+            }
             Some(_) => Err(Exit::halt(HaltKind::ManifestMismatch, missing)),
         }
+    }
+
+    /// Everything below the lake cursor can be read in the lake.
+    fn note_published(&mut self) {
+        self.times.lake.hold(self.record.lake_cursor.0, std::time::Instant::now(), unix_millis());
+        let lake_freshness_ms = self.times.lake.p99_ms();
+        // The next flush may be under way already: it is measured from its own beginning.
+        let flush_ms = elapsed_ms(self.times.published_from.take());
+        self.slot.status.update(|metrics| {
+            (metrics.lake_freshness_ms, metrics.flush_ms) = (lake_freshness_ms, flush_ms);
+        });
     }
 }

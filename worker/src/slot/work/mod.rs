@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::flush::Staged;
+use super::freshness::Freshness;
 use super::intake::{Intake, Origin, Tally};
 use super::latest::LatestRows;
 use super::publish::Unpublished;
@@ -91,6 +92,37 @@ pub(super) struct Work<'a> {
     transform: TransformDefinition,
     /// Nothing at or beyond is taken in: the definition changes there.
     stop_at: Option<NextOffset>,
+    times: Times,
+}
+
+/// What is measured for people.
+struct Times {
+    topic: Freshness,
+    lake: Freshness,
+    /// The first record that the next commit takes along came then.
+    batch_from: Option<Instant>,
+    commit_from: Option<Instant>,
+    flush_from: Option<Instant>,
+    /// Of the flush that is being committed and published.
+    published_from: Option<Instant>,
+}
+
+impl Times {
+    fn new(record: &CommittedRecord) -> Self {
+        Self {
+            topic: Freshness::new(record.topic_cursor.0),
+            lake: Freshness::new(record.lake_cursor.0),
+            batch_from: None,
+            commit_from: None,
+            flush_from: None,
+            published_from: None,
+        }
+    }
+}
+
+/// Milliseconds since a point in time that is known.
+fn elapsed_ms(since: Option<Instant>) -> Option<u64> {
+    since.map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Works on an opened slot until something ends it.
@@ -142,6 +174,7 @@ pub(super) async fn work(slot: &Slot, open: Open, tries_records: bool) -> Exit {
         },
         transform: transform.clone(),
         stop_at,
+        times: Times::new(&record),
         record,
     };
     let exit = loop {

@@ -64,6 +64,8 @@ impl Work<'_> {
         let Leftover { batch, first } = read;
         let read_records = batch.len() > first;
         if read_records {
+            let timestamp_ms = batch.records(first, false).next().map_or(-1, |record| record.timestamp_ms);
+            self.times.batch_from.get_or_insert_with(Instant::now);
             let (batch, failing) = match self.position < self.try_below {
                 true => try_batch(self.slot, &self.transform, batch, first).await?,
                 false => (batch, BTreeMap::new()),
@@ -89,6 +91,8 @@ impl Work<'_> {
                 }
             })?;
             self.position = position;
+            self.times.topic.read(position.0, timestamp_ms);
+            self.times.lake.read(position.0, timestamp_ms);
             self.slot.status.set_waiting_for(None);
             if next < batch.len() {
                 self.leftover = Some(Leftover { batch, first: next });

@@ -1,8 +1,11 @@
 //! What sessions cost a master: starts a real one as a process of its own, registers workers over the real wire, and
 //! prints its CPU share, its memory, and how soon it notices that many are lost.
 //!
-//! `worker_sessions [--workers N] [--slots N] [--flood]`, with `MILLRACE_TEST_KAFKA` naming a Kafka. `--flood` sends
-//! heartbeats as fast as the master takes them, and prints how many it takes in a second of CPU time.
+//! `worker_sessions [--workers N] [--slots N] [--flood] [--pages]`, with `MILLRACE_TEST_KAFKA` naming a Kafka. `--flood` sends
+//! heartbeats as fast as the master takes them, and prints how many it takes in a second of CPU time. `--pages` also
+//! prints how soon the status pages come, and how much they weigh.
+
+mod pages;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -15,7 +18,7 @@ use clap::Parser;
 use millrace_common::shutdown::Shutdown;
 use millrace_common::telemetry;
 use millrace_common::types::{
-    Digest, Epoch, SlotId, SlotMetrics, SlotPhase, SlotReport, StopReason, VERSION, WorkerSpec,
+    Digest, Epoch, NextOffset, SlotId, SlotMetrics, SlotPhase, SlotReport, StopReason, VERSION, WorkerSpec,
 };
 use millrace_proto::v1::master_client::MasterClient;
 use millrace_proto::v1::{ListWorkersRequest, MasterMessage, WorkerMessage, master_message};
@@ -51,6 +54,9 @@ struct Arguments {
     /// Of the slots, how many in a hundred have something new to tell in each heartbeat.
     #[arg(long, default_value_t = 0)]
     busy: usize,
+    /// Ask for the pages, too; give it `--seconds 130`, after which their charts are full.
+    #[arg(long)]
+    pages: bool,
     #[arg(long, default_value_t = 61_977)]
     port: u16,
 }
@@ -159,7 +165,8 @@ async fn measure(arguments: &Arguments) {
         let (is_killed, is_silent) = (number < arguments.lost, number < 2 * arguments.lost);
         let port = port_of(if is_killed { &dying } else { &living });
         let orders = if is_silent && !is_killed { silenced.clone() } else { behaviour.clone() };
-        let parts = (address.clone(), Arc::clone(&granted), arguments.busy);
+        let play = Play { busy: arguments.busy, has_figures: arguments.pages };
+        let parts = (address.clone(), Arc::clone(&granted), play);
         let session = async move { Worker::run(parts, number, port, orders).await };
         if is_killed {
             killed.spawn(session)
@@ -200,6 +207,9 @@ async fn measure(arguments: &Arguments) {
         master.resident_mib()
     );
     steer.send_replace(Behaviour::Beat);
+    if arguments.pages {
+        pages::measure(arguments.port + 1).await;
+    }
     if arguments.lost == 0 {
         return;
     }
@@ -251,13 +261,51 @@ async fn fail_with(sessions: &mut JoinSet<String>) {
     }
 }
 
+/// What workers say.
+#[derive(Debug, Clone, Copy)]
+struct Play {
+    busy: usize,
+    /// Reports are as long as real ones, and change.
+    has_figures: bool,
+}
+
+/// As a busy slot tells them.
+fn figures(slot: &SlotId, beats: u64) -> SlotMetrics {
+    let wave = beats.wrapping_mul(7919) % 1000;
+    let next = |below: i64| Some(NextOffset(1_000_000 + i64::try_from(beats).unwrap_or(0) * 500 - below));
+    #[expect(clippy::cast_precision_loss, reason = "a rate to show")]
+    let records_per_second = 500.0 + wave as f64;
+    SlotMetrics {
+        topic_cursor: next(100),
+        lake_cursor: next(20_000),
+        position: next(50),
+        end: next(0),
+        lag: Some(20_000),
+        records_per_second,
+        bytes_per_second: 300.0 * records_per_second,
+        cpu: records_per_second / 5000.0,
+        buffered_rows: 20_000,
+        buffered_bytes: 4_000_000 + wave,
+        records_enriched: beats * 500,
+        topic_from: Some(NextOffset(1_000_000 - 100)),
+        commit_ms: Some(10 + wave / 50),
+        batch_ms: Some(100 + wave / 10),
+        flush_ms: Some(900 + wave),
+        topic_freshness_ms: Some(150 + wave / 5),
+        lake_freshness_ms: Some(61_000 + wave),
+        last_commit_at_ms: Some(1_700_000_000_000 + beats * 500),
+        last_object: Some(format!("year=2024/month=01/day=15/{}-1-0-{beats}-0.parquet", slot.pipeline)),
+        ..SlotMetrics::default()
+    }
+}
+
 /// A worker of a few lines: runs whatever it is granted, at once.
 struct Worker {
     slots: BTreeMap<SlotId, Epoch>,
     /// Those that the next heartbeat tells.
     untold: Vec<SlotId>,
     beats: u64,
-    busy: usize,
+    play: Play,
     /// Slots of all workers.
     granted: Arc<AtomicUsize>,
 }
@@ -265,7 +313,7 @@ struct Worker {
 impl Worker {
     /// Why the session ended.
     async fn run(
-        (address, granted, busy): (String, Arc<AtomicUsize>, usize),
+        (address, granted, play): (String, Arc<AtomicUsize>, Play),
         number: usize,
         port: u16,
         mut orders: watch::Receiver<Behaviour>,
@@ -295,7 +343,7 @@ impl Worker {
             Ok(answer) => answer.into_inner(),
             Err(status) => return status.to_string(),
         };
-        let mut worker = Self { slots: BTreeMap::new(), untold: Vec::new(), beats: 0, busy, granted };
+        let mut worker = Self { slots: BTreeMap::new(), untold: Vec::new(), beats: 0, play, granted };
         worker.hold(&outbound, &mut inbound, &mut orders).await
     }
 
@@ -323,12 +371,14 @@ impl Worker {
 
     async fn beat(&mut self, outbound: &mpsc::Sender<WorkerMessage>) {
         let mut told = std::mem::take(&mut self.untold);
-        let busy = self.slots.len() * self.busy / 100;
+        let busy = self.slots.len() * self.play.busy / 100;
         told.extend(self.slots.keys().take(busy).cloned());
         self.beats += 1;
         let report = |slot: SlotId| {
             let epoch = *self.slots.get(&slot)?;
-            let metrics = SlotMetrics { rows_committed: self.beats, ..SlotMetrics::default() };
+            let metrics =
+                if self.play.has_figures { figures(&slot, self.beats) } else { SlotMetrics::default() };
+            let metrics = SlotMetrics { rows_committed: self.beats, ..metrics };
             Some(SlotReport { slot, epoch, phase: SlotPhase::Running, metrics })
         };
         let heartbeat = Heartbeat {
@@ -336,6 +386,7 @@ impl Worker {
             slots: told.into_iter().filter_map(report).collect(),
             digest: self.slots.iter().map(|(slot, epoch)| (slot, *epoch)).collect::<Digest>(),
             draining: false,
+            resident_bytes: 1 << 26,
         };
         // A session that has ended says so by its messages.
         let _ = outbound.send(WorkerMessage::heartbeat(&heartbeat)).await;
